@@ -1,0 +1,1 @@
+"""The `pyswarm` command; it talks only to the API."""

@@ -1,0 +1,218 @@
+"""The objects that the store holds: a spec (the user's intent), the state that pyswarm adds, and times.
+
+All are frozen, so that a reader can keep one as a snapshot; change one with `msgspec.structs.replace`. An object's version is
+not part of it: the store knows it (`Tables.version_of`). Times are nanoseconds since the epoch.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from pyswarm_common.specs import (
+    NetworkSpec,
+    NodeSpec,
+    ServiceSpec,
+    TaskTemplate,
+    decode_network_spec,
+    decode_service_spec,
+    decode_task_template,
+)
+from pyswarm_common.task_states import TaskState
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """Base of everything that is stored or sent: immutable, without cycles, defaults left out on the wire."""
+
+
+class Object(Record, frozen=True, kw_only=True):
+    """Base of the store's objects."""
+
+    id: str
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+
+
+class NodeResources(Record, frozen=True, kw_only=True):
+    """What a node has."""
+
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+
+
+class NodeDescription(Record, frozen=True, kw_only=True):
+    """What a node says of itself in its session."""
+
+    hostname: str = ""
+    architecture: str = ""
+    os: str = "linux"
+    resources: NodeResources = NodeResources()
+    engine_version: str = ""
+    engine_labels: dict[str, str] = {}
+    data_path_address: str = ""
+    """The address that peers send VXLAN packets to."""
+
+
+NodeState: TypeAlias = Literal["unknown", "down", "ready", "disconnected"]
+
+
+class NodeStatus(Record, frozen=True, kw_only=True):
+    """What the dispatcher knows of a node."""
+
+    state: NodeState = "unknown"
+    message: str = ""
+    address: str = ""
+
+
+class ManagerStatus(Record, frozen=True, kw_only=True):
+    """The manager's part of a node that is one."""
+
+    etcd_member_id: int = 0
+    etcd_peer_url: str = ""
+    address: str = ""
+    """host:port of the node port."""
+
+
+class Node(Object, frozen=True, kw_only=True):
+    """A machine of the cluster. `role` is what its certificate says; `spec.role` what the operator wants."""
+
+    spec: NodeSpec = NodeSpec()
+    role: str = "worker"
+    description: NodeDescription = NodeDescription()
+    status: NodeStatus = NodeStatus()
+    manager: ManagerStatus | None = None
+
+    @property
+    def name(self) -> str:
+        """The node's hostname, as it last reported."""
+        return self.description.hostname
+
+
+class TaskSpec(Object, frozen=True, kw_only=True):
+    """An immutable task template (its JSON as posted), shared by all tasks made from it; gone with the last reference."""
+
+    template_json: bytes = b"{}"
+
+    @property
+    def template(self) -> TaskTemplate:
+        """The typed view."""
+        return decode_task_template(self.template_json)
+
+
+class VirtualIP(Record, frozen=True, kw_only=True):
+    """A service's address on one network, with its prefix length: `10.0.1.2/24`."""
+
+    network_id: str
+    address: str
+
+
+class UpdateStatus(Record, frozen=True, kw_only=True):
+    """How a service's update goes; states and messages are Docker's."""
+
+    state: str = ""
+    started_at_ns: int = 0
+    completed_at_ns: int = 0
+    message: str = ""
+
+
+class Service(Object, frozen=True, kw_only=True):
+    """A service: `spec_json` is the posted spec without its `TaskTemplate`, which is the task spec `task_spec_id`."""
+
+    name: str = ""
+    spec_json: bytes = b"{}"
+    task_spec_id: str = ""
+    spec_generation: int = 0
+    """Counts the changes of the task spec; tasks carry the generation that they were made for."""
+    previous_spec_json: bytes | None = None
+    previous_task_spec_id: str = ""
+    virtual_ips: tuple[VirtualIP, ...] = ()
+    update_status: UpdateStatus | None = None
+
+    @property
+    def spec(self) -> ServiceSpec:
+        """The typed view, with an empty task template (look at the task spec for that)."""
+        return decode_service_spec(self.spec_json)
+
+
+class TaskStatus(Record, frozen=True, kw_only=True):
+    """A task's observed state."""
+
+    state: TaskState = TaskState.NEW
+    at_ns: int = 0
+    message: str = ""
+    error: str = ""
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int = 0
+
+
+class NetworkAttachment(Record, frozen=True, kw_only=True):
+    """A task's address on one network, with its prefix length."""
+
+    network_id: str
+    address: str
+
+
+class Task(Object, frozen=True, kw_only=True):
+    """One run of a task spec, on one node, once."""
+
+    task_spec_id: str
+    service_id: str = ""
+    slot: int = 0
+    node_id: str = ""
+    spec_generation: int = 0
+    desired_state: TaskState = TaskState.RUNNING
+    status: TaskStatus = TaskStatus()
+    attachments: tuple[NetworkAttachment, ...] = ()
+    start_at_ns: int = 0
+    """Until then a task whose desired state is READY is held back (restart delay)."""
+    cause: str = ""
+    """Why the orchestrator made it: `created`, `scaled`, or the id of the task that it replaces."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended for good."""
+        return self.status.state.is_terminal
+
+
+class Network(Object, frozen=True, kw_only=True):
+    """A network of the whole swarm: `spec_json` as posted, and what the allocator chose. `vni` 0: not allocated yet."""
+
+    name: str = ""
+    spec_json: bytes = b"{}"
+    vni: int = 0
+    subnet: str = ""
+    gateway: str = ""
+    allocation_error: str = ""
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The typed view."""
+        return decode_network_spec(self.spec_json)
+
+
+class Cluster(Object, frozen=True, kw_only=True):
+    """The cluster itself: settings, root CA and join secrets. There is exactly one."""
+
+    spec_json: bytes = b"{}"
+    root_certificate_pem: str = ""
+    root_key_pem: str = ""
+    worker_join_token: str = ""
+    manager_join_token: str = ""
+    heartbeat_period_s: float = 1.0
+    task_history_limit: int = 5
+    default_address_pool: str = "10.0.0.0/8"
+    subnet_prefix_length: int = 24
+    data_path_port: int = 4789
+
+
+AnyObject: TypeAlias = Node | Service | Task | TaskSpec | Network | Cluster
+
+TYPE_OF_KIND: dict[str, type[AnyObject]] = {
+    "clusters": Cluster,
+    "nodes": Node,
+    "networks": Network,
+    "services": Service,
+    "task_specs": TaskSpec,
+    "tasks": Task,
+}
+KIND_OF_TYPE: dict[type[AnyObject], str] = {type_: kind for kind, type_ in TYPE_OF_KIND.items()}

@@ -1,0 +1,250 @@
+"""Typed views of what users ask for, in the Engine API's JSON shapes.
+
+The store keeps a spec as the JSON bytes that were posted, so that fields we do not know come back unchanged; the parts of
+pyswarm read it through these structs. Durations are nanoseconds, sizes bytes, CPU shares 1e-9 of a CPU.
+Source of names and defaults: Docker Engine API 1.41 and SwarmKit `api/defaults/service.go`.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+SECOND_NS = 1_000_000_000
+DEFAULT_RESTART_DELAY_NS = 5 * SECOND_NS
+DEFAULT_STOP_GRACE_PERIOD_NS = 10 * SECOND_NS
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True, gc=False):
+    """Base of the typed views: Engine API field names, unknown fields ignored."""
+
+
+class Mount(Spec, frozen=True, kw_only=True):
+    """A bind, volume or tmpfs mount."""
+
+    type: str = "volume"
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+
+
+class DNSConfig(Spec, frozen=True, kw_only=True):
+    """What a container's resolver is told."""
+
+    nameservers: list[str] | None = None
+    search: list[str] | None = None
+    options: list[str] | None = None
+
+
+class ContainerSpec(Spec, frozen=True, kw_only=True):
+    """The container of a task."""
+
+    image: str = ""
+    labels: dict[str, str] | None = None
+    command: list[str] | None = None
+    args: list[str] | None = None
+    hostname: str = ""
+    env: list[str] | None = None
+    dir: str = ""
+    user: str = ""
+    groups: list[str] | None = None
+    tty: bool = msgspec.field(name="TTY", default=False)
+    open_stdin: bool = False
+    read_only: bool = False
+    stop_signal: str = ""
+    stop_grace_period: int | None = None
+    mounts: list[Mount] | None = None
+    hosts: list[str] | None = None
+    dns_config: DNSConfig | None = msgspec.field(name="DNSConfig", default=None)
+    init: bool | None = None
+    capability_add: list[str] | None = None
+    capability_drop: list[str] | None = None
+
+
+class ResourceAmounts(Spec, frozen=True, kw_only=True):
+    """CPU, memory and process amounts; 0 means none asked."""
+
+    nano_cpus: int = msgspec.field(name="NanoCPUs", default=0)
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+class ResourceRequirements(Spec, frozen=True, kw_only=True):
+    """What a task may use at most, and what it must find free."""
+
+    limits: ResourceAmounts | None = None
+    reservations: ResourceAmounts | None = None
+
+
+class RestartPolicy(Spec, frozen=True, kw_only=True):
+    """When an ended task is replaced."""
+
+    condition: str = "any"
+    delay: int | None = None
+    max_attempts: int | None = None
+    window: int | None = None
+
+
+class SpreadOver(Spec, frozen=True, kw_only=True):
+    """A label over whose values tasks are spread evenly."""
+
+    spread_descriptor: str = ""
+
+
+class PlacementPreference(Spec, frozen=True, kw_only=True):
+    """One level of the preference tree."""
+
+    spread: SpreadOver | None = None
+
+
+class Platform(Spec, frozen=True, kw_only=True):
+    """An architecture and operating system."""
+
+    architecture: str = ""
+    os: str = msgspec.field(name="OS", default="")
+
+
+class Placement(Spec, frozen=True, kw_only=True):
+    """Where a task may run."""
+
+    constraints: list[str] | None = None
+    preferences: list[PlacementPreference] | None = None
+    max_replicas: int = 0
+    platforms: list[Platform] | None = None
+
+
+class NetworkAttachmentConfig(Spec, frozen=True, kw_only=True):
+    """A network that a task joins: `target` is its id or name."""
+
+    target: str = ""
+    aliases: list[str] | None = None
+
+
+class TaskTemplate(Spec, frozen=True, kw_only=True):
+    """What a task runs, and under which rules."""
+
+    container_spec: ContainerSpec | None = None
+    resources: ResourceRequirements | None = None
+    restart_policy: RestartPolicy | None = None
+    placement: Placement | None = None
+    networks: list[NetworkAttachmentConfig] | None = None
+    force_update: int = 0
+    runtime: str = "container"
+
+
+class ReplicatedMode(Spec, frozen=True, kw_only=True):
+    """So many tasks, wherever they fit."""
+
+    replicas: int | None = None
+
+
+class ServiceMode(Spec, frozen=True, kw_only=True):
+    """Exactly one of the modes is set; replicated by default."""
+
+    replicated: ReplicatedMode | None = None
+    global_: dict[str, Any] | None = msgspec.field(name="Global", default=None)
+    replicated_job: dict[str, Any] | None = None
+    global_job: dict[str, Any] | None = None
+
+
+class PortConfig(Spec, frozen=True, kw_only=True):
+    """A published port."""
+
+    name: str = ""
+    protocol: str = "tcp"
+    target_port: int = 0
+    published_port: int = 0
+    publish_mode: str = "ingress"
+
+
+class EndpointSpec(Spec, frozen=True, kw_only=True):
+    """How a service is reached: `mode` is `vip` or `dnsrr`."""
+
+    mode: str = "vip"
+    ports: list[PortConfig] | None = None
+
+
+class ServiceSpec(Spec, frozen=True, kw_only=True):
+    """A service as its user asked for it."""
+
+    name: str = ""
+    labels: dict[str, str] | None = None
+    task_template: TaskTemplate = msgspec.field(default_factory=TaskTemplate)
+    mode: ServiceMode | None = None
+    endpoint_spec: EndpointSpec | None = None
+    networks: list[NetworkAttachmentConfig] | None = None
+
+    @property
+    def replicas(self) -> int:
+        """How many tasks a replicated service asks for; 1 when not said."""
+        replicated = self.mode.replicated if self.mode else None
+        if replicated is None or replicated.replicas is None:
+            return 1
+        return replicated.replicas
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether this is a replicated service, which is also what an empty mode means."""
+        mode = self.mode
+        return mode is None or not (mode.global_ is not None or mode.replicated_job is not None or mode.global_job is not None)
+
+    @property
+    def endpoint_mode(self) -> str:
+        """`vip` or `dnsrr`."""
+        return (self.endpoint_spec.mode if self.endpoint_spec else "") or "vip"
+
+
+class IPAMPool(Spec, frozen=True, kw_only=True):
+    """One address pool of a network."""
+
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = msgspec.field(name="IPRange", default="")
+
+
+class IPAM(Spec, frozen=True, kw_only=True):
+    """How a network's addresses are chosen."""
+
+    driver: str = "default"
+    config: list[IPAMPool] | None = None
+
+
+class NetworkSpec(Spec, frozen=True, kw_only=True):
+    """A network as its user asked for it (the body of `POST /networks/create`)."""
+
+    name: str = ""
+    driver: str = "bridge"
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    labels: dict[str, str] | None = None
+    options: dict[str, str] | None = None
+    ipam: IPAM | None = msgspec.field(name="IPAM", default=None)
+
+
+class NodeSpec(Spec, frozen=True, kw_only=True):
+    """What an operator says of a node."""
+
+    name: str = ""
+    labels: dict[str, str] = {}
+    role: str = "worker"
+    availability: str = "active"
+
+
+@lru_cache(maxsize=8192)
+def decode_service_spec(raw: bytes) -> ServiceSpec:
+    """Return the typed view of a service spec's JSON (without its task template). Raises msgspec.ValidationError."""
+    return msgspec.json.decode(raw, type=ServiceSpec)
+
+
+@lru_cache(maxsize=8192)
+def decode_task_template(raw: bytes) -> TaskTemplate:
+    """Return the typed view of a task template's JSON. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(raw, type=TaskTemplate)
+
+
+@lru_cache(maxsize=1024)
+def decode_network_spec(raw: bytes) -> NetworkSpec:
+    """Return the typed view of a network spec's JSON. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(raw, type=NetworkSpec)

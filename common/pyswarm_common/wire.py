@@ -1,0 +1,242 @@
+"""The session between an agent and a manager: msgpack messages over one WebSocket at the node port.
+
+The first message in each direction settles the version. An agent says `Hello`, gets `Welcome` and a complete `Assignments`,
+then increments. It reports statuses until they are acknowledged and sends a `Heartbeat` each period. Bulk (logs) never
+travels here: on `OpenStream` the agent dials a connection of its own.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from pyswarm_common.objects import NetworkAttachment, NodeDescription, Record, TaskStatus
+from pyswarm_common.task_states import TaskState
+
+PROTOCOL_VERSIONS = (1,)
+SESSION_PATH = "/session"
+STREAM_PATH = "/streams"
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+class Message(Record, frozen=True, kw_only=True, tag=True):
+    """Base of the session's messages; the tag is the class's name."""
+
+
+class ManagerAddress(Record, frozen=True, kw_only=True):
+    """A manager that an agent may dial: `host:port`."""
+
+    node_id: str
+    address: str
+
+
+class Endpoint(Record, frozen=True, kw_only=True):
+    """One task's place on a network: its address with prefix, the host that carries it, and the task's name."""
+
+    address: str
+    data_path_address: str
+    name: str = ""
+
+
+class ServiceEndpoints(Record, frozen=True, kw_only=True):
+    """A service's names on a network, its VIP ("" under dnsrr) and the addresses of its running tasks, sorted."""
+
+    names: tuple[str, ...]
+    virtual_ip: str = ""
+    backends: tuple[str, ...] = ()
+
+
+class NetworkView(Record, frozen=True, kw_only=True):
+    """Everything a node must know of one overlay: `endpoints` by task id, `services` by service id."""
+
+    network_id: str
+    name: str
+    version: int
+    vni: int
+    subnet: str
+    gateway: str
+    data_path_port: int = 4789
+    internal: bool = False
+    endpoints: dict[str, Endpoint] = {}
+    services: dict[str, ServiceEndpoints] = {}
+
+
+class NetworkViewDelta(Record, frozen=True, kw_only=True):
+    """The change from one version of a view to a later one."""
+
+    network_id: str
+    from_version: int
+    to_version: int
+    endpoints: dict[str, Endpoint] = {}
+    removed_endpoints: tuple[str, ...] = ()
+    services: dict[str, ServiceEndpoints] = {}
+    removed_services: tuple[str, ...] = ()
+
+
+class TaskAssignment(Record, frozen=True, kw_only=True):
+    """A task as its agent needs it."""
+
+    task_id: str
+    task_spec_id: str
+    desired_state: TaskState
+    service_id: str = ""
+    service_name: str = ""
+    slot: int = 0
+    attachments: tuple[NetworkAttachment, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The task's name as people see it: `web.1.<task id>`."""
+        return f"{self.service_name}.{self.slot}.{self.task_id}"
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """Agent: opens a session. `view_versions`: the views that the agent still holds, by network id."""
+
+    protocol_versions: tuple[int, ...]
+    description: NodeDescription
+    view_versions: dict[str, int] = {}
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Agent: alive."""
+
+
+class TaskStatusUpdate(Record, frozen=True, kw_only=True):
+    """One task's newest observed state."""
+
+    task_id: str
+    status: TaskStatus
+
+
+class StatusReport(Message, frozen=True, kw_only=True):
+    """Agent: what changed, to be acknowledged by its number once it is stored."""
+
+    number: int
+    updates: tuple[TaskStatusUpdate, ...]
+
+
+class DescriptionUpdate(Message, frozen=True, kw_only=True):
+    """Agent: the node's description changed."""
+
+    description: NodeDescription
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """Manager: the session is open."""
+
+    protocol_version: int
+    session_id: str
+    node_id: str
+    heartbeat_period_s: float
+    managers: tuple[ManagerAddress, ...]
+
+
+class Managers(Message, frozen=True, kw_only=True):
+    """Manager: the list of managers changed."""
+
+    managers: tuple[ManagerAddress, ...]
+
+
+class Assignments(Message, frozen=True, kw_only=True):
+    """Manager: tasks of this node. `is_complete`: whatever is not in it is gone; else a change of what was sent before.
+
+    Task specs are sent before or with the first task that needs them; the agent forgets those that none of its tasks names.
+    Views: `views` whole (msgpack of NetworkView), `view_deltas` (msgpack of NetworkViewDelta); both are encoded once for
+    all nodes.
+    """
+
+    is_complete: bool
+    tasks: tuple[TaskAssignment, ...] = ()
+    removed_tasks: tuple[str, ...] = ()
+    task_specs: dict[str, bytes] = {}
+    views: tuple[msgspec.Raw, ...] = ()
+    view_deltas: tuple[msgspec.Raw, ...] = ()
+    removed_views: tuple[str, ...] = ()
+
+
+class StatusAcknowledgement(Message, frozen=True, kw_only=True):
+    """Manager: the report with this number is stored."""
+
+    number: int
+
+
+class LogRequest(Record, frozen=True, kw_only=True):
+    """Which log lines of a task are asked for. `tail` -1: all. Times in nanoseconds since the epoch, 0: unbounded."""
+
+    task_id: str
+    follow: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    tail: int = -1
+    since_ns: int = 0
+    until_ns: int = 0
+
+
+class OpenStream(Message, frozen=True, kw_only=True):
+    """Manager: dial `/streams/{stream_id}` and send the log there."""
+
+    stream_id: str
+    log: LogRequest
+
+
+class LogLine(Record, frozen=True, kw_only=True):
+    """One line of a task's log, a binary message of a stream: `stream` 1 is stdout, 2 stderr; with its newline if it had one."""
+
+    stream: int
+    at_ns: int
+    line: bytes
+
+
+class Goodbye(Message, frozen=True, kw_only=True):
+    """Either side: the session ends for this reason; the other should not wait for more."""
+
+    reason: str
+
+
+AgentMessage: TypeAlias = Hello | Heartbeat | StatusReport | DescriptionUpdate | Goodbye
+ManagerMessage: TypeAlias = Welcome | Managers | Assignments | StatusAcknowledgement | OpenStream | Goodbye
+
+_encoder = msgspec.msgpack.Encoder()
+_agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
+_manager_decoder: msgspec.msgpack.Decoder[ManagerMessage] = msgspec.msgpack.Decoder(ManagerMessage)
+
+
+def encode(message: Record) -> bytes:
+    """Return the message's msgpack bytes."""
+    return _encoder.encode(message)
+
+
+def decode_agent_message(data: bytes) -> AgentMessage:
+    """Return what an agent sent. Raises msgspec.DecodeError."""
+    return _agent_decoder.decode(data)
+
+
+def decode_manager_message(data: bytes) -> ManagerMessage:
+    """Return what a manager sent. Raises msgspec.DecodeError."""
+    return _manager_decoder.decode(data)
+
+
+def apply_view_delta(view: NetworkView, delta: NetworkViewDelta) -> NetworkView:
+    """Return the view after the delta. Raises ValueError when the delta starts from another version."""
+    if view.version != delta.from_version:
+        raise ValueError(f"network {view.network_id}: delta from {delta.from_version} does not fit version {view.version}")
+    endpoints = {**view.endpoints, **delta.endpoints}
+    services = {**view.services, **delta.services}
+    for task_id in delta.removed_endpoints:
+        endpoints.pop(task_id, None)
+    for service_id in delta.removed_services:
+        services.pop(service_id, None)
+    return msgspec.structs.replace(view, version=delta.to_version, endpoints=endpoints, services=services)
+
+
+def view_delta(before: NetworkView, after: NetworkView) -> NetworkViewDelta:
+    """Return the change that makes `after` of `before`."""
+    return NetworkViewDelta(
+        network_id=after.network_id,
+        from_version=before.version,
+        to_version=after.version,
+        endpoints={k: v for k, v in after.endpoints.items() if before.endpoints.get(k) != v},
+        removed_endpoints=tuple(k for k in before.endpoints if k not in after.endpoints),
+        services={k: v for k, v in after.services.items() if before.services.get(k) != v},
+        removed_services=tuple(k for k in before.services if k not in after.services),
+    )

@@ -1,0 +1,1 @@
+"""The replicated store: etcd holds it, a mirror in memory serves it, and one fenced writer changes it."""

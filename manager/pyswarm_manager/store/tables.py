@@ -1,0 +1,232 @@
+"""All objects in memory, by kind and id, with the indexes that loops and API look things up by.
+
+`View` is what a reader gets (decide functions take it as their snapshot: nothing changes while they run, as they never
+await). `Tables` adds the changes; only the store calls those. `Transaction` (writer.py) is a View that can also write.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from pyswarm_common.errors import Conflict, NotFound
+from pyswarm_common.objects import (
+    KIND_OF_TYPE,
+    AnyObject,
+    Cluster,
+    Network,
+    Node,
+    Service,
+    Task,
+    TaskSpec,
+)
+
+ObjectT = TypeVar("ObjectT", Cluster, Network, Node, Service, Task, TaskSpec)
+_EMPTY: dict[str, Task] = {}
+
+
+class View(Protocol):
+    """A consistent picture of the cluster to read."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The one cluster object. Raises NotFound before `swarm init` has stored it."""
+        ...
+
+    @property
+    def nodes(self) -> "Table[Node]":
+        """All nodes."""
+        ...
+
+    @property
+    def networks(self) -> "Table[Network]":
+        """All networks."""
+        ...
+
+    @property
+    def services(self) -> "Table[Service]":
+        """All services."""
+        ...
+
+    @property
+    def task_specs(self) -> "Table[TaskSpec]":
+        """All task specs."""
+        ...
+
+    @property
+    def tasks(self) -> "TaskTable":
+        """All tasks."""
+        ...
+
+    def table(self, type_: type[ObjectT]) -> "Table[ObjectT]":
+        """Return the table of one type of object."""
+        ...
+
+
+class Table(Generic[ObjectT]):
+    """The objects of one kind by id; services, networks and nodes also by name."""
+
+    def __init__(self, noun: str) -> None:
+        self.noun = noun
+        self._objects: dict[str, ObjectT] = {}
+        self._versions: dict[str, int] = {}
+        self._ids_by_name: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[ObjectT]:
+        return iter(self._objects.values())
+
+    def __contains__(self, object_id: str) -> bool:
+        return object_id in self._objects
+
+    def get(self, object_id: str) -> ObjectT | None:
+        """Return the object with this id, or None."""
+        return self._objects.get(object_id)
+
+    def must_get(self, object_id: str) -> ObjectT:
+        """Return the object with this id. Raises NotFound."""
+        found = self._objects.get(object_id)
+        if found is None:
+            raise NotFound(f"{self.noun} {object_id} not found")
+        return found
+
+    def named(self, name: str) -> list[ObjectT]:
+        """Return the objects with this name (several nodes may share one)."""
+        return [self._objects[i] for i in self._ids_by_name.get(name, ())]
+
+    def resolve(self, reference: str) -> ObjectT:
+        """Return the object that a user means: by full id, by name, or by a unique prefix of its id.
+
+        Raises NotFound, or Conflict when several match.
+        """
+        found = self._objects.get(reference)
+        if found is not None:
+            return found
+        matches = self.named(reference)
+        if not matches and reference:
+            matches = [o for i, o in self._objects.items() if i.startswith(reference)]
+        if not matches:
+            raise NotFound(f"{self.noun} {reference} not found")
+        if len(matches) > 1:
+            raise Conflict(f"{self.noun} {reference} is ambiguous ({len(matches)} matches found)")
+        return matches[0]
+
+    def version_of(self, object_id: str) -> int:
+        """Return the store revision of the object's last change; 0 while a change of it is under way."""
+        return self._versions.get(object_id, 0)
+
+    def put(self, item: ObjectT, version: int) -> ObjectT | None:
+        """Insert or replace; returns what was there. For the store only."""
+        before = self._objects.get(item.id)
+        if before is not None:
+            self._forget(before)
+        self._objects[item.id] = item
+        self._versions[item.id] = version
+        self._remember(item)
+        return before
+
+    def delete(self, object_id: str) -> ObjectT | None:
+        """Remove; returns what was there. For the store only."""
+        before = self._objects.pop(object_id, None)
+        if before is not None:
+            self._versions.pop(object_id, None)
+            self._forget(before)
+        return before
+
+    def _remember(self, item: ObjectT) -> None:
+        name = getattr(item, "name", "")
+        if name:
+            self._ids_by_name.setdefault(name, []).append(item.id)
+
+    def _forget(self, item: ObjectT) -> None:
+        ids = self._ids_by_name.get(getattr(item, "name", ""))
+        if ids is not None:
+            ids.remove(item.id)
+            if not ids:
+                del self._ids_by_name[getattr(item, "name", "")]
+
+
+class TaskTable(Table[Task]):
+    """Tasks, also by service, by node and by slot."""
+
+    def __init__(self) -> None:
+        super().__init__("task")
+        self._by_service: dict[str, dict[str, Task]] = {}
+        self._by_node: dict[str, dict[str, Task]] = {}
+        self._task_spec_uses: Counter[str] = Counter()
+
+    def of_service(self, service_id: str) -> Collection[Task]:
+        """Return the service's tasks, in the order of their creation in this mirror."""
+        return self._by_service.get(service_id, _EMPTY).values()
+
+    def of_node(self, node_id: str) -> Collection[Task]:
+        """Return the tasks placed on this node."""
+        return self._by_node.get(node_id, _EMPTY).values()
+
+    def count_with_task_spec(self, task_spec_id: str) -> int:
+        """Return how many tasks use this task spec."""
+        return self._task_spec_uses[task_spec_id]
+
+    def _remember(self, item: Task) -> None:
+        if item.service_id:
+            self._by_service.setdefault(item.service_id, {})[item.id] = item
+        if item.node_id:
+            self._by_node.setdefault(item.node_id, {})[item.id] = item
+        self._task_spec_uses[item.task_spec_id] += 1
+
+    def _forget(self, item: Task) -> None:
+        for index, key in ((self._by_service, item.service_id), (self._by_node, item.node_id)):
+            members = index.get(key)
+            if members is not None:
+                members.pop(item.id, None)
+                if not members:
+                    del index[key]
+        self._task_spec_uses[item.task_spec_id] -= 1
+        if not self._task_spec_uses[item.task_spec_id]:
+            del self._task_spec_uses[item.task_spec_id]
+
+
+class Tables:
+    """One table per kind of object: a View that the store can change."""
+
+    def __init__(self) -> None:
+        self._clusters: Table[Cluster] = Table("cluster")
+        self.nodes: Table[Node] = Table("node")
+        self.networks: Table[Network] = Table("network")
+        self.services: Table[Service] = Table("service")
+        self.task_specs: Table[TaskSpec] = Table("task spec")
+        self.tasks = TaskTable()
+        self._by_type: dict[type[AnyObject], Any] = {
+            Cluster: self._clusters,
+            Node: self.nodes,
+            Network: self.networks,
+            Service: self.services,
+            TaskSpec: self.task_specs,
+            Task: self.tasks,
+        }
+
+    @property
+    def cluster(self) -> Cluster:
+        """The one cluster object."""
+        for cluster in self._clusters:
+            return cluster
+        raise NotFound("the store holds no cluster")
+
+    def table(self, type_: type[ObjectT]) -> Table[ObjectT]:
+        """Return the table of one type of object."""
+        table: Table[ObjectT] = self._by_type[type_]
+        return table
+
+    def copy(self) -> "Tables":
+        """Return tables of their own that hold the same (immutable) objects."""
+        copy = Tables()
+        for type_, table in self._by_type.items():
+            for item in table:
+                copy._by_type[type_].put(item, table.version_of(item.id))
+        return copy
+
+
+def kind_of(item: AnyObject) -> str:
+    """Return the kind under which the store keeps this object, such as `services`."""
+    return KIND_OF_TYPE[type(item)]

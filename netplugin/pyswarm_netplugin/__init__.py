@@ -1,0 +1,1 @@
+"""The netplugin: overlays between hosts, container sandboxes, DNS and virtual IPs."""

@@ -1,0 +1,1 @@
+"""pyswarmd: puts agent, manager and API together."""
