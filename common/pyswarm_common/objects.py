@@ -80,6 +80,8 @@ class Node(Object, frozen=True, kw_only=True):
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
     manager: ManagerStatus | None = None
+    key_digest: str = ""
+    """SHA-256 (hex) of the node's public key: a repeated join with the same key is the same node."""
 
     @property
     def name(self) -> str:
@@ -167,6 +169,8 @@ class Task(Object, frozen=True, kw_only=True):
     """Until then a task whose desired state is READY is held back (restart delay)."""
     cause: str = ""
     """Why the orchestrator made it: `created`, `scaled`, or the id of the task that it replaces."""
+    restarted_at_ns: tuple[int, ...] = ()
+    """When this slot was restarted under this task spec, up to and with this task; kept only when the policy limits attempts."""
 
     @property
     def is_terminal(self) -> bool:

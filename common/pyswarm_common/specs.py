@@ -36,6 +36,12 @@ class DNSConfig(Spec, frozen=True, kw_only=True):
     options: list[str] | None = None
 
 
+class PullOptions(Spec, frozen=True, kw_only=True):
+    """How a task's image is fetched: `registry_auth` is what the client sent as `X-Registry-Auth`."""
+
+    registry_auth: str = ""
+
+
 class ContainerSpec(Spec, frozen=True, kw_only=True):
     """The container of a task."""
 
@@ -59,6 +65,7 @@ class ContainerSpec(Spec, frozen=True, kw_only=True):
     init: bool | None = None
     capability_add: list[str] | None = None
     capability_drop: list[str] | None = None
+    pull_options: PullOptions | None = None
 
 
 class ResourceAmounts(Spec, frozen=True, kw_only=True):

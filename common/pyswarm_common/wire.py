@@ -13,6 +13,8 @@ from pyswarm_common.objects import NetworkAttachment, NodeDescription, Record, T
 from pyswarm_common.task_states import TaskState
 
 PROTOCOL_VERSIONS = (1,)
+CA_PATH = "/ca"
+JOIN_PATH = "/join"
 SESSION_PATH = "/session"
 STREAM_PATH = "/streams"
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -27,6 +29,29 @@ class ManagerAddress(Record, frozen=True, kw_only=True):
 
     node_id: str
     address: str
+
+
+class JoinRequest(Record, frozen=True, kw_only=True):
+    """What a joining machine sends: its token, its key's signing request and how it is called and reached."""
+
+    token: str
+    signing_request_pem: str
+    hostname: str = ""
+    address: str = ""
+    """The address to advertise; "" for the one that the manager sees."""
+
+
+class JoinAnswer(Record, frozen=True, kw_only=True):
+    """What a joined node needs: who it is, its certificate and where the managers are."""
+
+    node_id: str
+    cluster_id: str
+    role: str
+    certificate_pem: str
+    root_certificate_pem: str
+    managers: tuple[ManagerAddress, ...]
+    address: str
+    data_path_port: int
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
