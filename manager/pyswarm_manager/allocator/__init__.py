@@ -1,0 +1,1 @@
+"""The allocator: VXLAN ids and subnets for networks, virtual IPs for services, addresses for tasks."""

@@ -1,0 +1,1 @@
+"""The task reaper: deletes tasks that nobody needs any more."""

@@ -1,0 +1,291 @@
+"""The loops together on a real store in memory, with a manual clock: what a user asks for is what the tasks become."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from loop_world import node, service_with_spec
+
+from pyswarm_common.clock import ManualClock
+from pyswarm_common.objects import Cluster, Network, Node, NodeStatus, Service, Task, TaskStatus
+from pyswarm_common.task_states import TaskState
+from pyswarm_manager.allocator.loop import Allocator
+from pyswarm_manager.orchestrator.replicated.loop import ReplicatedOrchestrator
+from pyswarm_manager.orchestrator.task_reaper.loop import TaskReaper
+from pyswarm_manager.scheduler.loop import Scheduler
+from pyswarm_manager.store.memory import memory_store
+from pyswarm_manager.store.store import Store
+from pyswarm_manager.store.transaction import Transaction
+
+
+class ClusterUnderTest:
+    """A store with its loops running, and an agent's part played by hand."""
+
+    def __init__(self, store: Store, clock: ManualClock) -> None:
+        self.store = store
+        self.clock = clock
+
+    async def change(self, *items: Any) -> None:
+        """Create or replace objects."""
+
+        def write(tx: Transaction) -> None:
+            for item in items:
+                (tx.update if item.id in tx.table(type(item)) else tx.create)(item)
+
+        await self.store.update(write)
+
+    async def until(self, is_reached: Callable[[], bool], within_s: float = 2.0) -> None:
+        """Let the loops work until the condition holds, moving the clock in small steps."""
+        for _ in range(round(within_s / 0.02)):
+            if is_reached():
+                return
+            await self.clock.advance(0.02)
+        raise AssertionError(f"not reached; tasks: {sorted(self.store.view.tasks, key=lambda t: t.slot)}")
+
+    def tasks(self, state: TaskState | None = None, desired: TaskState = TaskState.RUNNING) -> list[Task]:
+        """The tasks with this desired state, and observed state if given, by slot."""
+        found = [t for t in self.store.view.tasks if t.desired_state is desired and (state is None or t.status.state is state)]
+        return sorted(found, key=lambda t: t.slot)
+
+    async def report(self, tasks: list[Task], state: TaskState) -> None:
+        """Report a state as agents do."""
+        await self.change(*(msgspec.structs.replace(t, status=TaskStatus(state=state)) for t in tasks))
+
+    async def obey(self) -> None:
+        """Do what agents are told: run what should run, stop what should not."""
+        tasks = list(self.store.view.tasks)
+        start = [t for t in tasks if t.desired_state is TaskState.RUNNING and t.status.state is TaskState.ASSIGNED]
+        stop = [
+            t for t in tasks if t.desired_state > TaskState.RUNNING and TaskState.ASSIGNED <= t.status.state < TaskState.COMPLETE
+        ]
+        alive = {n.id for n in self.store.view.nodes if n.status.state == "ready"}
+        await self.report([t for t in start if t.node_id in alive], TaskState.RUNNING)
+        await self.report([t for t in stop if t.node_id in alive], TaskState.SHUTDOWN)
+
+    async def scale(self, service_id: str, replicas: int) -> None:
+        """Change the number of replicas, as the API does."""
+        service = self.store.view.services.must_get(service_id)
+        spec = {**msgspec.json.decode(service.spec_json), "Mode": {"Replicated": {"Replicas": replicas}}}
+        changed = msgspec.structs.replace(service, spec_json=msgspec.json.encode(spec), previous_spec_json=service.spec_json)
+        await self.change(changed)
+
+    async def set_node(self, node_id: str, state: str) -> None:
+        """Change a node's state, as the dispatcher does."""
+        before: Node = self.store.view.nodes.must_get(node_id)
+        await self.change(msgspec.structs.replace(before, status=NodeStatus(state=state)))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running_cluster(node_count: int = 3) -> AsyncIterator[ClusterUnderTest]:
+    clock = ManualClock()
+    async with memory_store(clock) as store:
+        loops = [loop(store, clock) for loop in (ReplicatedOrchestrator, Allocator, Scheduler, TaskReaper)]
+        cluster = ClusterUnderTest(store, clock)
+        await cluster.change(Cluster(id="cluster"), *(node(f"n{i}") for i in range(1, node_count + 1)))
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(loop.run()) for loop in loops]
+            try:
+                yield cluster
+            finally:
+                for task in running:
+                    task.cancel()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[ClusterUnderTest]:
+    async with running_cluster() as made:
+        yield made
+
+
+def web(replicas: int, delay_s: float = 0, **template: Any) -> tuple[Service, Any]:
+    return service_with_spec("web", {"RestartPolicy": {"Delay": round(delay_s * 1e9)}, **template}, replicas)
+
+
+async def test_a_service_gets_its_tasks_spread_over_the_nodes(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(3))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 3)
+    assert [t.node_id for t in cluster.tasks()] == ["n1", "n2", "n3"]
+    assert [t.slot for t in cluster.tasks()] == [1, 2, 3]
+
+
+async def test_the_first_task_is_assigned_without_time_passing(cluster: ClusterUnderTest) -> None:
+    await cluster.clock.advance(1)
+    before_s = cluster.clock.monotonic_s()
+    await cluster.change(*web(1))
+    for _ in range(500):
+        await asyncio.sleep(0)
+    assert len(cluster.tasks(TaskState.ASSIGNED)) == 1
+    assert cluster.clock.monotonic_s() == before_s
+
+
+async def test_networks_virtual_ips_and_addresses_are_given(cluster: ClusterUnderTest) -> None:
+    await cluster.change(Network(id="app", name="app", spec_json=b'{"Driver":"overlay"}'))
+    await cluster.change(*web(2, Networks=[{"Target": "app"}]))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 2)
+    view = cluster.store.view
+    assert [v.address for v in view.services.must_get("web").virtual_ips] == ["10.0.1.2/24"]
+    assert [a.address for t in cluster.tasks() for a in t.attachments] == ["10.0.1.3/24", "10.0.1.4/24"]
+
+
+async def test_a_freed_address_is_not_given_again_at_once(cluster: ClusterUnderTest) -> None:
+    await cluster.change(Network(id="app", name="app", spec_json=b'{"Driver":"overlay"}'))
+    await cluster.change(*web(1, Networks=[{"Target": "app"}]))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    await cluster.obey()
+    await cluster.scale("web", 0)
+    await cluster.until(lambda: len(cluster.tasks(desired=TaskState.REMOVE)) == 1)
+    await cluster.obey()
+    await cluster.until(lambda: not len(cluster.store.view.tasks))
+    await cluster.scale("web", 1)
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    assert cluster.tasks()[0].attachments[0].address == "10.0.1.4/24"
+
+
+async def test_tasks_of_a_node_that_goes_down_run_elsewhere(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(3))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 3)
+    await cluster.obey()
+    await cluster.set_node("n2", "down")
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    replacement = cluster.tasks(TaskState.ASSIGNED)[0]
+    assert (replacement.slot, replacement.node_id) == (2, "n1")
+    old = cluster.tasks(desired=TaskState.SHUTDOWN)
+    assert [(t.node_id, t.status.state) for t in old] == [("n2", TaskState.RUNNING)]
+    assert replacement.cause == old[0].id
+
+
+async def test_scaling_up_and_down(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(3))
+    for replicas in (3, 10, 2):
+        await cluster.scale("web", replicas)
+        await cluster.until(lambda replicas=replicas: len(cluster.tasks()) == replicas)  # type: ignore[misc]
+        await cluster.until(lambda: not cluster.tasks(TaskState.NEW) and not cluster.tasks(TaskState.PENDING))
+        await cluster.obey()
+        counts = Counter(t.node_id for t in cluster.tasks(TaskState.RUNNING))
+        assert max(counts.values()) - min(counts.values()) <= 1
+    await cluster.until(lambda: len(cluster.store.view.tasks) == 2)
+    assert len(cluster.tasks(TaskState.RUNNING)) == 2
+
+
+async def test_a_restart_waits_for_its_delay(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(1, delay_s=5))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    await cluster.report(cluster.tasks(), TaskState.FAILED)
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED, desired=TaskState.READY)) == 1)
+    await cluster.report(cluster.tasks(desired=TaskState.READY), TaskState.READY)
+    await cluster.clock.advance(4.5)
+    assert cluster.tasks() == []
+    await cluster.clock.advance(0.5)
+    assert [t.status.state for t in cluster.tasks()] == [TaskState.READY]
+
+
+async def test_a_drained_node_is_left_and_the_successor_starts_when_the_old_task_has_stopped(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(1, delay_s=5))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    await cluster.obey()
+    old = cluster.tasks()[0]
+    spec = msgspec.structs.replace(cluster.store.view.nodes.must_get(old.node_id).spec, availability="drain")
+    await cluster.change(msgspec.structs.replace(cluster.store.view.nodes.must_get(old.node_id), spec=spec))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED, desired=TaskState.READY)) == 1)
+    assert cluster.tasks() == []
+    await cluster.obey()
+    await cluster.until(lambda: len(cluster.tasks()) == 1)
+    assert cluster.tasks()[0].node_id != old.node_id
+
+
+async def test_a_task_that_nobody_takes_says_why_and_goes_where_a_node_appears() -> None:
+    async with running_cluster(1) as cluster:
+        await cluster.change(*web(1, Placement={"Constraints": ["node.labels.zone==north"]}))
+        await cluster.until(lambda: any(t.status.error for t in cluster.tasks()))
+        assert cluster.tasks()[0].status.error == "no suitable node (scheduling constraints not satisfied on 1 node)"
+        await cluster.change(node("n9", labels={"zone": "north"}))
+        await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+        assert (cluster.tasks()[0].node_id, cluster.tasks()[0].status.error) == ("n9", "")
+
+
+async def test_a_deleted_service_leaves_nothing(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(5))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 5)
+    await cluster.obey()
+    await cluster.store.update(lambda tx: tx.delete(Service, "web"))
+    await cluster.until(lambda: len(cluster.tasks(desired=TaskState.REMOVE)) == 5)
+    await cluster.obey()
+    await cluster.until(lambda: not len(cluster.store.view.tasks))
+    assert not len(cluster.store.view.task_specs)
+
+
+async def test_a_new_task_spec_is_rolled_out_slot_by_slot(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(3))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 3)
+    await cluster.obey()
+    _, spec = service_with_spec("web", {"ForceUpdate": 1}, spec_generation=2)
+    service = cluster.store.view.services.must_get("web")
+    await cluster.change(spec, msgspec.structs.replace(service, task_spec_id=spec.id, spec_generation=2))
+
+    def is_renewed() -> bool:
+        return [t.spec_generation for t in cluster.tasks(TaskState.RUNNING)] == [2, 2, 2]
+
+    for _ in range(30):
+        await cluster.clock.advance(0.02)
+        assert len(cluster.tasks(TaskState.RUNNING)) >= 2
+        await cluster.obey()
+    assert is_renewed()
+
+
+async def test_history_is_limited(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(1))
+    for _ in range(8):
+        await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+        await cluster.report(cluster.tasks(), TaskState.FAILED)
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1 and len(cluster.store.view.tasks) == 5)
+
+
+async def test_more_tasks_than_one_transaction_takes() -> None:
+    async with running_cluster(10) as cluster:
+        await cluster.change(
+            Network(id="app", name="app", spec_json=b'{"Driver":"overlay","IPAM":{"Config":[{"Subnet":"10.9.0.0/16"}]}}')
+        )
+        await cluster.change(*web(500, Networks=[{"Target": "app"}]))
+        await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 500, within_s=10)
+        assert set(Counter(t.node_id for t in cluster.tasks()).values()) == {50}
+        assert len({a.address for t in cluster.tasks() for a in t.attachments}) == 500
+        await cluster.store.update(lambda tx: tx.delete(Service, "web"))
+        await cluster.until(lambda: len(cluster.tasks(desired=TaskState.REMOVE)) == 500, within_s=10)
+        stopping = cluster.tasks(desired=TaskState.REMOVE)
+        for start in range(0, 500, 50):
+            await cluster.report(stopping[start : start + 50], TaskState.SHUTDOWN)
+        await cluster.until(lambda: not len(cluster.store.view.tasks), within_s=10)
+
+
+async def test_loops_that_start_later_find_everything_that_is_to_be_done() -> None:
+    clock = ManualClock()
+    async with memory_store(clock) as store:
+        cluster = ClusterUnderTest(store, clock)
+        await cluster.change(Cluster(id="cluster"), node("n1"), *web(2))
+        for loop_type in (ReplicatedOrchestrator, Allocator, Scheduler, TaskReaper):
+            running = asyncio.create_task(loop_type(store, clock).run())
+            await clock.advance(0.5)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert len(cluster.tasks(TaskState.ASSIGNED)) == 2
+
+
+async def test_large_objects_go_into_smaller_transactions() -> None:
+    clock = ManualClock()
+    async with memory_store(clock) as store:
+        cluster = ClusterUnderTest(store, clock)
+        await cluster.change(Cluster(id="cluster"), Network(id="app", name="app", spec_json=b'{"Driver":"overlay"}'))
+        for number in range(60):
+            service, spec = service_with_spec(f"s{number}", {"Networks": [{"Target": "app"}]}, 0)
+            large = msgspec.json.decode(service.spec_json) | {"Labels": {"text": "x" * 30_000}}
+            await cluster.change(spec, msgspec.structs.replace(service, spec_json=msgspec.json.encode(large)))
+        running = asyncio.create_task(Allocator(store, clock).run())
+        try:
+            await cluster.until(lambda: all(s.virtual_ips for s in store.view.services))
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
