@@ -1,0 +1,1 @@
+"""The certificate authority: lets nodes in by token and gives them certificates."""

@@ -1,0 +1,212 @@
+"""The dispatcher's shell: watches the store and the sessions, and carries assignments out and statuses in.
+
+Runs on the leader only. Changes of the store are gathered for `GATHER_S` after the first, then every session that is touched
+gets one message, with the views of the same moment: a task's removal and its leaving the balancer travel together.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from pyswarm_common import wire
+from pyswarm_common.clock import Clock
+from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
+from pyswarm_common.ids import new_id
+from pyswarm_common.objects import AnyObject, Network, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus
+from pyswarm_common.task_states import Writer, may_write
+from pyswarm_manager.ca.authority import manager_addresses
+from pyswarm_manager.dispatcher.assignments import next_assignments
+from pyswarm_manager.dispatcher.liveness import TICK_S, Liveness
+from pyswarm_manager.dispatcher.network_views import NetworkViews
+from pyswarm_manager.dispatcher.sessions import Session, Sessions
+from pyswarm_manager.store.store import Store
+from pyswarm_manager.store.transaction import Transaction
+
+GATHER_S = 0.02
+STATUSES_PER_UPDATE = 80
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+class Dispatcher:
+    """All sessions of the cluster's agents."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._sessions = Sessions()
+        self._views = NetworkViews()
+        self._liveness: Liveness | None = None
+        self._touched: set[str] = set()
+
+    async def run(self) -> None:
+        """Serve sessions while this manager leads; ending ends them all, and agents dial again."""
+        view = self._store.view
+        self._liveness = Liveness(view.cluster.heartbeat_period_s, self._clock.monotonic_s())
+        self._views = NetworkViews()
+        try:
+            with self._store.watch(Task, Service, Node, Network) as subscription:
+                for table in (view.networks, view.nodes, view.services, view.tasks):
+                    for item in table:
+                        self._note(None, item)
+                self._views.refresh(view, self._store.revision)
+                for node in view.nodes:
+                    if node.status.state in ("ready", "unknown"):
+                        self._liveness.expect(node.id, self._clock.monotonic_s())
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._watch_deadlines(self._liveness))
+                    while True:
+                        for change in await anext(subscription):
+                            self._note(change.before, change.after)
+                        await self._clock.sleep(GATHER_S)
+                        for change in subscription.take():
+                            self._note(change.before, change.after)
+                        self._flush()
+        finally:
+            self._liveness = None
+            self._sessions.end_all("this manager does not lead any more")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether sessions are served here."""
+        return self._liveness is not None
+
+    def send_to_node(self, node_id: str, message: wire.ManagerMessage) -> bool:
+        """Queue a message for a node's agent; False when it has no session."""
+        session = self._sessions.get(node_id)
+        if session is not None:
+            session.send(message)
+        return session is not None
+
+    async def open_session(self, node_id: str, hello: wire.Hello) -> Session:
+        """Begin a session: the node becomes ready and gets its complete set of tasks.
+
+        Raises Unavailable when this manager does not lead, NotFound when the node was removed from the cluster.
+        """
+        if self._liveness is None:
+            raise Unavailable("this manager does not lead")
+        if not set(hello.protocol_versions) & set(wire.PROTOCOL_VERSIONS):
+            raise PyswarmError(
+                f"the agent speaks session versions {hello.protocol_versions}, this manager {wire.PROTOCOL_VERSIONS}"
+            )
+        await self._store.update(lambda tx: _mark_ready(tx, node_id, hello.description))
+        self._liveness.heard(node_id, self._clock.monotonic_s())
+        session = Session(new_id(), node_id, hello.view_versions)
+        session.send(
+            wire.Welcome(
+                protocol_version=wire.PROTOCOL_VERSIONS[-1],
+                session_id=session.id,
+                node_id=node_id,
+                heartbeat_period_s=self._store.view.cluster.heartbeat_period_s,
+                managers=manager_addresses(self._store.view),
+            )
+        )
+        self._sessions.open(session)
+        self._bring_up_to_date(session)
+        return session
+
+    def close_session(self, session: Session) -> None:
+        """The connection has ended. The node stays ready until its heartbeats are missed: it may just be dialling again."""
+        self._sessions.close(session)
+
+    async def handle(self, session: Session, message: wire.AgentMessage) -> None:
+        """Take in one message of an agent."""
+        if self._liveness is None:
+            return
+        self._liveness.heard(session.node_id, self._clock.monotonic_s())
+        match message:
+            case wire.StatusReport():
+                await self._store_statuses(session.node_id, message.updates)
+                session.send(wire.StatusAcknowledgement(number=message.number))
+            case wire.DescriptionUpdate():
+                await self._store.update(lambda tx: _mark_ready(tx, session.node_id, message.description))
+
+    async def _store_statuses(self, node_id: str, updates: tuple[wire.TaskStatusUpdate, ...]) -> None:
+        for start in range(0, len(updates), STATUSES_PER_UPDATE):
+            part = updates[start : start + STATUSES_PER_UPDATE]
+            await self._store.update(lambda tx, part=part: _write_statuses(tx, node_id, part))  # type: ignore[misc]
+
+    async def _watch_deadlines(self, liveness: Liveness) -> None:
+        while True:
+            await self._clock.sleep(TICK_S)
+            dead = liveness.tick(self._clock.monotonic_s())
+            for node_id in dead:
+                _log.warning("node.down", node=node_id, reason="heartbeat failure")
+                session = self._sessions.get(node_id)
+                if session is not None:
+                    session.end("heartbeats were missed")
+                    self._sessions.close(session)
+                await self._store.update(lambda tx, node_id=node_id: _mark_down(tx, node_id))  # type: ignore[misc]
+
+    def _note(self, before: AnyObject | None, after: AnyObject | None) -> None:
+        match after or before:
+            case Task():
+                self._views.note_task(_as(Task, before), _as(Task, after))
+                self._touched.update(t.node_id for t in (before, after) if isinstance(t, Task) and t.node_id)
+            case Service():
+                self._views.note_service(_as(Service, before), _as(Service, after))
+            case Network():
+                self._views.note_network(_as(Network, before), _as(Network, after))
+            case Node() as node:
+                self._views.note_node(_as(Node, before), _as(Node, after))
+                if after is None and self._liveness is not None:
+                    self._liveness.forget(node.id)
+                    session = self._sessions.get(node.id)
+                    if session is not None:
+                        session.end("the node was removed from the cluster")
+
+    def _flush(self) -> None:
+        changed = self._views.refresh(self._store.view, self._store.revision)
+        touched, self._touched = self._touched, set()
+        for session in self._sessions:
+            if session.node_id in touched or not changed.isdisjoint(session.sent.views):
+                self._bring_up_to_date(session)
+
+    def _bring_up_to_date(self, session: Session) -> None:
+        message, session.sent = next_assignments(
+            self._store.view,
+            session.node_id,
+            session.sent,
+            self._views.published,
+            is_complete=not session.has_complete_set,
+        )
+        session.has_complete_set = True
+        if message is not None:
+            session.send(message)
+
+
+def _as(type_: type[T], item: object) -> T | None:
+    return item if isinstance(item, type_) else None
+
+
+def _mark_ready(tx: Transaction, node_id: str, description: NodeDescription) -> None:
+    node = tx.nodes.get(node_id)
+    if node is None:
+        raise NotFound(f"node {node_id} is not part of the cluster any more")
+    address = node.status.address or description.data_path_address
+    status = NodeStatus(state="ready", address=address)
+    if node.status != status or node.description != description:
+        tx.update(msgspec.structs.replace(node, status=status, description=description))
+
+
+def _mark_down(tx: Transaction, node_id: str) -> None:
+    node = tx.nodes.get(node_id)
+    if node is not None and node.status.state != "down":
+        status = NodeStatus(state="down", message="heartbeat failure", address=node.status.address)
+        tx.update(msgspec.structs.replace(node, status=status))
+
+
+def _write_statuses(tx: Transaction, node_id: str, updates: Iterable[wire.TaskStatusUpdate]) -> None:
+    for update in updates:
+        task = tx.tasks.get(update.task_id)
+        if task is not None and task.node_id == node_id and _is_news(task.status, update.status):
+            tx.update(msgspec.structs.replace(task, status=update.status))
+
+
+def _is_news(before: TaskStatus, after: TaskStatus) -> bool:
+    return may_write(Writer.AGENT, before.state, after.state)
