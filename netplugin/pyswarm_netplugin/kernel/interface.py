@@ -1,0 +1,34 @@
+"""What the driver needs of a kernel: the real one (`linux.LinuxKernel`) or a model of it (`fake.FakeKernel`)."""
+
+from typing import Protocol
+
+from pyswarm_common.objects import Record
+from pyswarm_netplugin.operations import Operation
+from pyswarm_netplugin.state import State
+
+
+class HostNetwork(Record, frozen=True, kw_only=True):
+    """What the host brings along: the MTU of the interface that carries the data path address, and its routes' destinations."""
+
+    mtu_bytes: int
+    routes: tuple[str, ...] = ()
+
+
+class Kernel(Protocol):
+    """Blocking; all calls come from one thread at a time."""
+
+    def host_network(self, data_path_address: str) -> HostNetwork:
+        """Look at the host. Raises FailedPrecondition when no interface has the address."""
+        ...
+
+    def observe(self) -> State:
+        """Return what stands. Raises OSError."""
+        ...
+
+    def execute(self, operation: Operation) -> None:
+        """Carry one operation out. Raises PyswarmError or OSError."""
+        ...
+
+    def close(self) -> None:
+        """Let go; what was made stays."""
+        ...

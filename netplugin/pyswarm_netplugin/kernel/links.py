@@ -1,0 +1,178 @@
+"""The messages for links, addresses, routes, bridge ports and peers, packed; and their numbers.
+
+Only bytes are made here, nothing is sent. Sources: linux/if_link.h, linux/neighbour.h, linux/rtnetlink.h. Worth knowing:
+
+* A veth pair is one message: this end goes to a bridge here, the other to the namespace of a descriptor. The latter must be set
+  up there: before the pair is tied together, the kernel answers ENOTCONN.
+* A peer is two messages. The first carries the flags SELF and MASTER, so that it enters its hardware address both into the VXLAN
+  device (with the host that carries it) and into the bridge. Its state is NOARP|REACHABLE: the bridge takes a PERMANENT
+  entry for an address of its own, VXLAN demands PERMANENT or REACHABLE, and NOARP keeps both from ageing.
+"""
+
+import socket
+import struct
+
+from pyswarm_netplugin.kernel.netlink import CREATE, EXCLUSIVE, REPLACE, attribute, message, nested, text, u8, u32
+from pyswarm_netplugin.naming import mac_of
+from pyswarm_netplugin.state import Tunnel
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 18, 27, 28
+INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
+VXLAN_ID, VXLAN_LOCAL, VXLAN_LEARNING, VXLAN_PROXY, VXLAN_PORT = 1, 4, 7, 11, 15
+_VETH_PEER = 1
+_PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_ISOLATED = 8, 9, 33
+
+NDA_DST, NDA_LLADDR, NDA_MASTER = 1, 2, 9
+NTF_SELF, NTF_MASTER = 2, 4
+_NUD_REACHABLE, _NUD_NOARP, _NUD_PERMANENT = 0x02, 0x40, 0x80
+
+IFA_LOCAL, IFA_BROADCAST = 2, 4
+RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
+MAIN_TABLE = 254
+
+SANDBOX_LINK_GROUP = 0x7073
+"""The link group of the interfaces that we put into a sandbox, which tells them from those that a container makes itself."""
+
+_IFF_UP = 1
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+NEIGHBOUR = struct.Struct("=BxxxiHBB")
+LINK_DUMP = _LINK.pack(0, 0, 0, 0, 0)
+ADDRESS_DUMP = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+ROUTE_DUMP = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+FDB_DUMP = NEIGHBOUR.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
+NEIGHBOUR_DUMP = NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0)
+
+
+def link_up(name: str) -> bytes:
+    """Set an interface up."""
+    return message(RTM_NEWLINK, 0, _LINK.pack(0, 0, 0, _IFF_UP, _IFF_UP) + text(IFLA_IFNAME, name))
+
+
+def link_remove(name: str) -> bytes:
+    """Remove an interface (ENODEV when there is none)."""
+    return message(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name))
+
+
+def sandbox_links_remove() -> bytes:
+    """Remove all interfaces that we put into a sandbox, at once (ENODEV when there is none)."""
+    return message(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + u32(IFLA_GROUP, SANDBOX_LINK_GROUP))
+
+
+def bridge_add(name: str, mtu_bytes: int, mac: bytes | None = None) -> bytes:
+    """Make a bridge, up (EEXIST when there is one)."""
+    body = _LINK.pack(0, 0, 0, _IFF_UP, _IFF_UP) + text(IFLA_IFNAME, name) + u32(IFLA_MTU, mtu_bytes)
+    if mac is not None:
+        body += attribute(IFLA_ADDRESS, mac)
+    return message(RTM_NEWLINK, CREATE | EXCLUSIVE, body + nested(IFLA_LINKINFO, text(INFO_KIND, "bridge")))
+
+
+def link_mtu(name: str, mtu_bytes: int) -> bytes:
+    """Set an interface's MTU."""
+    return message(RTM_NEWLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + u32(IFLA_MTU, mtu_bytes))
+
+
+def vxlan_add(name: str, tunnel: Tunnel, namespace: int) -> bytes:
+    """Make a VXLAN device in the namespace of the descriptor; its packets travel in that of the socket which sends this."""
+    data = nested(
+        INFO_DATA,
+        u32(VXLAN_ID, tunnel.vni),
+        attribute(VXLAN_LOCAL, socket.inet_aton(tunnel.local_address)),
+        u8(VXLAN_LEARNING, 0),
+        u8(VXLAN_PROXY, 1),
+        attribute(VXLAN_PORT, struct.pack("!H", tunnel.port)),
+    )
+    body = (
+        _LINK.pack(0, 0, 0, 0, 0)
+        + text(IFLA_IFNAME, name)
+        + u32(IFLA_MTU, tunnel.mtu_bytes)
+        + u32(IFLA_NET_NS_FD, namespace)
+        + nested(IFLA_LINKINFO, text(INFO_KIND, "vxlan"), data)
+    )
+    return message(RTM_NEWLINK, CREATE | EXCLUSIVE, body)
+
+
+def master_set(name: str, master: int) -> bytes:
+    """Make an interface a port of the bridge with this index, and set it up."""
+    body = _LINK.pack(0, 0, 0, _IFF_UP, _IFF_UP) + text(IFLA_IFNAME, name) + u32(IFLA_MASTER, master)
+    return message(RTM_NEWLINK, 0, body)
+
+
+def port_static(name: str, *, is_isolated: bool = False) -> bytes:
+    """Tell a bridge's port to learn nothing and to get no packet for an unknown address. Isolated ports do not hear each other."""
+    data = nested(INFO_SLAVE_DATA, u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0), u8(_PORT_ISOLATED, int(is_isolated)))
+    info = nested(IFLA_LINKINFO, text(INFO_SLAVE_KIND, "bridge"), data)
+    return message(RTM_NEWLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + info)
+
+
+def veth_add(name: str, master: int, peer: str, peer_namespace: int, peer_mac: bytes, mtu_bytes: int) -> bytes:
+    """Make a veth pair: `name` here, a port of the bridge, up; `peer` in the sandbox's namespace, to be set up there."""
+    peer_body = (
+        _LINK.pack(0, 0, 0, 0, 0)
+        + text(IFLA_IFNAME, peer)
+        + attribute(IFLA_ADDRESS, peer_mac)
+        + u32(IFLA_MTU, mtu_bytes)
+        + u32(IFLA_GROUP, SANDBOX_LINK_GROUP)
+        + u32(IFLA_NET_NS_FD, peer_namespace)
+    )
+    info = nested(IFLA_LINKINFO, text(INFO_KIND, "veth"), nested(INFO_DATA, attribute(_VETH_PEER, peer_body)))
+    body = (
+        _LINK.pack(0, 0, 0, _IFF_UP, _IFF_UP) + text(IFLA_IFNAME, name) + u32(IFLA_MTU, mtu_bytes) + u32(IFLA_MASTER, master) + info
+    )
+    return message(RTM_NEWLINK, CREATE | EXCLUSIVE, body)
+
+
+def address_add(index: int, address: str) -> bytes:
+    """Give an interface an address with prefix length (EEXIST when it has it)."""
+    plain, _, prefix = address.partition("/")
+    packed = socket.inet_aton(plain)
+    body = _ADDRESS.pack(socket.AF_INET, int(prefix or "32"), 0, 0, index)
+    return message(RTM_NEWADDR, CREATE | EXCLUSIVE, body + attribute(IFA_LOCAL, packed) + attribute(1, packed))
+
+
+def address_remove(index: int, address: str) -> bytes:
+    """Take an address with prefix length from an interface (EADDRNOTAVAIL when it has it not)."""
+    plain, _, prefix = address.partition("/")
+    body = _ADDRESS.pack(socket.AF_INET, int(prefix), 0, 0, index)
+    return message(RTM_DELADDR, 0, body + attribute(IFA_LOCAL, socket.inet_aton(plain)))
+
+
+def default_route_add(gateway: str, index: int) -> bytes:
+    """Send what has no other route to the gateway."""
+    boot, universe, unicast = 3, 0, 1
+    body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, MAIN_TABLE, boot, universe, unicast, 0)
+    return message(RTM_NEWROUTE, CREATE | REPLACE, body + attribute(RTA_GATEWAY, socket.inet_aton(gateway)) + u32(RTA_OIF, index))
+
+
+def port_address_add(index: int, mac: bytes) -> bytes:
+    """Tell the bridge of a port which hardware address is behind it."""
+    body = NEIGHBOUR.pack(socket.AF_BRIDGE, index, _NUD_NOARP, NTF_MASTER, 0) + attribute(NDA_LLADDR, mac)
+    return message(RTM_NEWNEIGH, CREATE | REPLACE, body)
+
+
+def peer_add(index: int, address: str, host: str) -> tuple[bytes, bytes]:
+    """Tell the VXLAN device of this index, and its bridge, that an endpoint is on a host; and answer ARP for it. Repeatable."""
+    mac = attribute(NDA_LLADDR, mac_of(address))
+    forward = NEIGHBOUR.pack(socket.AF_BRIDGE, index, _NUD_NOARP | _NUD_REACHABLE, NTF_SELF | NTF_MASTER, 0)
+    answer = NEIGHBOUR.pack(socket.AF_INET, index, _NUD_PERMANENT, 0, 0)
+    return (
+        message(RTM_NEWNEIGH, CREATE | REPLACE, forward + mac + attribute(NDA_DST, socket.inet_aton(host))),
+        message(RTM_NEWNEIGH, CREATE | REPLACE, answer + attribute(NDA_DST, socket.inet_aton(address)) + mac),
+    )
+
+
+def peer_remove(index: int, address: str) -> tuple[bytes, bytes, bytes]:
+    """Forget an endpoint (ENOENT for each part that is not there)."""
+    mac = attribute(NDA_LLADDR, mac_of(address))
+    return (
+        message(RTM_DELNEIGH, 0, NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, NTF_MASTER, 0) + mac),
+        message(RTM_DELNEIGH, 0, NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, NTF_SELF, 0) + mac),
+        message(RTM_DELNEIGH, 0, NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0) + attribute(NDA_DST, socket.inet_aton(address))),
+    )

@@ -1,0 +1,253 @@
+"""The real kernel: carries operations out in namespaces, by packed netlink. Each is idempotent: what stands already is no error."""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import assert_never
+
+from pyswarm_common.errors import Conflict, FailedPrecondition
+from pyswarm_netplugin import naming
+from pyswarm_netplugin import operations as op
+from pyswarm_netplugin.egress import subnet_of
+from pyswarm_netplugin.kernel import conntrack, links, nftables, observe, rules
+from pyswarm_netplugin.kernel.interface import HostNetwork
+from pyswarm_netplugin.kernel.namespaces import Namespaces
+from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
+from pyswarm_netplugin.state import Egress, Link, State, Tunnel
+
+LARGEST_LOOPBACK_MTU_BYTES = 1500
+_GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)
+_SYSCTL = Path("/proc/sys/net")
+_VXLAN = naming.OVERLAY_TUNNEL
+
+
+class LinuxKernel:
+    """The kernel below the calling thread; its network namespace is the host's."""
+
+    def __init__(self, tag: str, namespace_directory: Path) -> None:
+        self._tag = tag
+        self._namespaces = Namespaces(namespace_directory)
+        self._bridge = naming.egress_bridge(tag)
+        self._encoded: tuple[op.Balance, list[list[bytes]]] | None = None
+        self._rule_sockets: dict[str, NetlinkSocket] = {}
+        self._undertaker = ThreadPoolExecutor(1, thread_name_prefix="pyswarm-undertaker")
+
+    def close(self) -> None:
+        """Let go of the namespaces."""
+        for sandbox_id in list(self._rule_sockets):
+            self._rule_sockets.pop(sandbox_id).close()
+        self._undertaker.shutdown()
+        self._namespaces.close()
+
+    def host_network(self, data_path_address: str) -> HostNetwork:
+        """Look at the host. Raises FailedPrecondition when no interface has the address."""
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            found = {link.index: link for link in observe.read_links(netlink).values()}
+            addresses = observe.read_addresses(netlink)
+            routes = observe.read_routes(netlink)
+        own = next((link.index for link in found.values() if link.name == self._bridge), 0)
+        taken = tuple(sorted({to for to, _, index in routes if index != own and to != "0.0.0.0/0"}))
+        for index, on_link in addresses.items():
+            if data_path_address in map(naming.address_of, on_link):
+                mtu_bytes = found[index].mtu_bytes
+                is_loopback = found[index].name == "lo"
+                return HostNetwork(mtu_bytes=min(mtu_bytes, LARGEST_LOOPBACK_MTU_BYTES) if is_loopback else mtu_bytes, routes=taken)
+        raise FailedPrecondition(
+            f"no interface of this host has the data path address {data_path_address}: start pyswarmd with one that it has"
+        )
+
+    def observe(self) -> State:
+        """Return what stands. Raises OSError."""
+        return observe.observe(self._namespaces, self._tag)
+
+    def execute(self, operation: op.Operation) -> None:
+        """Carry one operation out. Raises PyswarmError or OSError."""
+        match operation:
+            case op.MakeSandbox() | op.RemoveSandbox() | op.Connect() | op.Disconnect() | op.ChangeBalancing():
+                self._execute_on_sandbox(operation)
+            case op.MakeOverlay() | op.RemoveOverlay() | op.MakeTunnel() | op.RemoveTunnel() | op.ChangePeers():
+                self._execute_on_overlay(operation)
+            case op.MakeEgress():
+                self._make_egress(operation.egress)
+            case op.RemoveEgress():
+                self._remove_egress()
+            case op.RemoveStray():
+                self._remove_stray(operation)
+            case _:
+                assert_never(operation)
+
+    def _execute_on_sandbox(
+        self, operation: op.MakeSandbox | op.RemoveSandbox | op.Connect | op.Disconnect | op.ChangeBalancing
+    ) -> None:
+        name = naming.SANDBOX_PREFIX + operation.sandbox_id
+        match operation:
+            case op.MakeSandbox():
+                with self._namespaces.create(name):
+                    _write_sysctl("ipv6/conf/default/disable_ipv6", "1")
+                    _send([links.link_up("lo")])
+            case op.RemoveSandbox():
+                self._remove_sandbox(operation.sandbox_id)
+            case op.Connect():
+                self._connect(operation.sandbox_id, operation.interface, operation.link)
+            case op.Disconnect():
+                with self._namespaces.inside(name):
+                    _send([links.link_remove(operation.interface)], tolerated=_GONE)
+            case op.ChangeBalancing():
+                self._change_balancing(operation.sandbox_id, operation.balance)
+
+    def _execute_on_overlay(
+        self, operation: op.MakeOverlay | op.RemoveOverlay | op.MakeTunnel | op.RemoveTunnel | op.ChangePeers
+    ) -> None:
+        name = naming.OVERLAY_PREFIX + operation.network_id
+        match operation:
+            case op.MakeOverlay():
+                with self._namespaces.create(name):
+                    _write_sysctl("ipv6/conf/default/disable_ipv6", "1")
+                    _write_sysctl("bridge/bridge-nf-call-iptables", "0")
+                    mac = b"\x02\x70" + bytes.fromhex(naming.digest(operation.network_id))
+                    _send([links.bridge_add(naming.OVERLAY_BRIDGE, 65535, mac)], tolerated=(errno.EEXIST,))
+            case op.RemoveOverlay():
+                if self._namespaces.is_live(name):
+                    with self._namespaces.inside(name):
+                        _send([links.link_remove(_VXLAN), links.link_remove(naming.OVERLAY_BRIDGE)], tolerated=_GONE)
+                self._namespaces.remove(name)
+            case op.MakeTunnel():
+                self._make_tunnel(name, operation.network_id, operation.tunnel)
+            case op.RemoveTunnel():
+                with self._namespaces.inside(name):
+                    _send([links.link_remove(_VXLAN)], tolerated=_GONE)
+            case op.ChangePeers():
+                with self._namespaces.inside(name):
+                    _change_peers(operation)
+
+    def _make_tunnel(self, name: str, network_id: str, tunnel: Tunnel) -> None:
+        with self._namespaces.inside(name):
+            _send([links.link_remove(_VXLAN)], tolerated=_GONE)
+        with self._namespaces.open(name) as descriptor:
+            try:
+                _send([links.vxlan_add(_VXLAN, tunnel, descriptor)])
+            except OSError as error:
+                raise self._tunnel_error(error, network_id, tunnel) from error
+        with self._namespaces.inside(name):
+            bridge = socket.if_nametoindex(naming.OVERLAY_BRIDGE)
+            _send([links.master_set(_VXLAN, bridge), links.port_static(_VXLAN)])
+
+    def _tunnel_error(self, error: OSError, network_id: str, tunnel: Tunnel) -> Conflict:
+        what = f"cannot create the VXLAN device of network {network_id}"
+        if error.errno != errno.EEXIST:
+            return Conflict(f"{what} (VNI {tunnel.vni}, {tunnel.local_address}, UDP port {tunnel.port}): {error.strerror}")
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            holders = [
+                link.name
+                for link in observe.read_links(netlink).values()
+                if link.tunnel and (link.tunnel.vni, link.tunnel.port) == (tunnel.vni, tunnel.port)
+            ]
+        holder = f"device {holders[0]} of this host" if holders else "a device in another namespace (another engine on this host?)"
+        return Conflict(f"{what}: VNI {tunnel.vni} on UDP port {tunnel.port} is already used by {holder}")
+
+    def _connect(self, sandbox_id: str, interface: str, link: Link) -> None:
+        with self._namespaces.open(naming.SANDBOX_PREFIX + sandbox_id) as descriptor:
+            if link.network_id:
+                port, bridge = naming.overlay_port(sandbox_id, link.network_id), naming.OVERLAY_BRIDGE
+                with self._namespaces.inside(naming.OVERLAY_PREFIX + link.network_id):
+                    _add_port(port, bridge, interface, descriptor, link)
+            else:
+                _add_port(naming.egress_port(self._tag, sandbox_id), self._bridge, interface, descriptor, link)
+        with self._namespaces.inside(naming.SANDBOX_PREFIX + sandbox_id):
+            index = socket.if_nametoindex(interface)
+            messages = [links.link_up(interface), links.address_add(index, link.address)]
+            if link.gateway:
+                messages.append(links.default_route_add(link.gateway, index))
+            _send(messages)
+
+    def _remove_sandbox(self, sandbox_id: str) -> None:
+        """Let the kernel remove the links with the namespace: it does so for many at once, in its own time (40 ms)."""
+        netlink = self._rule_sockets.pop(sandbox_id, None)
+        if netlink is not None:
+            self._undertaker.submit(netlink.close)
+        self._namespaces.remove(naming.SANDBOX_PREFIX + sandbox_id)
+
+    def _rules_of(self, sandbox_id: str) -> NetlinkSocket:
+        if sandbox_id not in self._rule_sockets:
+            with self._namespaces.inside(naming.SANDBOX_PREFIX + sandbox_id):
+                self._rule_sockets[sandbox_id] = NetlinkSocket(NETLINK_NETFILTER)
+        return self._rule_sockets[sandbox_id]
+
+    def _change_balancing(self, sandbox_id: str, balance: op.Balance) -> None:
+        if self._encoded is None or self._encoded[0] is not balance:
+            self._encoded = (balance, rules.balance_batches(balance))
+        netlink = self._rules_of(sandbox_id)
+        for batch in self._encoded[1]:
+            netlink.send_whole(batch)
+        changed = dict(balance.old_chains)
+        kept = {virtual_ip: backends for virtual_ip, _, backends in balance.put if virtual_ip in changed}
+        kept |= dict.fromkeys(balance.drop, ())
+        conntrack.forget_udp(netlink, kept)
+
+    def _make_egress(self, egress: Egress) -> None:
+        mac = naming.mac_of(naming.address_of(egress.address))
+        _send([links.bridge_add(self._bridge, egress.mtu_bytes, mac)], tolerated=(errno.EEXIST,))
+        index = socket.if_nametoindex(self._bridge)
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            stale = [a for a in observe.read_addresses(netlink).get(index, []) if a != egress.address]
+            netlink.send([links.address_remove(index, address) for address in stale], tolerated=_GONE)
+            netlink.send([links.address_add(index, egress.address)], tolerated=(errno.EEXIST,))
+            netlink.send([links.link_mtu(self._bridge, egress.mtu_bytes), links.link_up(self._bridge)])
+        _write_sysctl("ipv4/ip_forward", "1")
+        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+            netlink.send_whole(rules.host_batch(naming.host_table(self._tag), subnet_of(egress.address), self._bridge))
+
+    def _remove_egress(self) -> None:
+        _send([links.link_remove(self._bridge)], tolerated=_GONE)
+        with contextlib.suppress(FileNotFoundError), NetlinkSocket(NETLINK_NETFILTER) as netlink:
+            netlink.send_whole(nftables.batch([nftables.table_remove(naming.host_table(self._tag))]))
+
+    def _remove_stray(self, operation: op.RemoveStray) -> None:
+        stray = operation.stray
+        if stray.kind == "file" and stray.name.startswith(naming.SANDBOX_PREFIX):
+            self._remove_sandbox(stray.name.removeprefix(naming.SANDBOX_PREFIX))
+        elif stray.kind == "file":
+            self._namespaces.remove(stray.name)
+        elif stray.kind == "link":
+            _send([links.link_remove(stray.name)], tolerated=_GONE)
+        else:
+            network_id, _, port = stray.name.partition("/")
+            with self._namespaces.inside(naming.OVERLAY_PREFIX + network_id):
+                _send([links.link_remove(port)], tolerated=_GONE)
+
+
+def _send(messages: Sequence[bytes], tolerated: Sequence[int] = ()) -> None:
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        netlink.send(messages, tolerated)
+
+
+def _add_port(port: str, bridge: str, interface: str, sandbox: int, link: Link) -> None:
+    mac = naming.mac_of(naming.address_of(link.address))
+    add = links.veth_add(port, socket.if_nametoindex(bridge), interface, sandbox, mac, link.mtu_bytes)
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        try:
+            netlink.send([add])
+        except FileExistsError:
+            netlink.send([links.link_remove(port)], tolerated=_GONE)
+            netlink.send([add])
+        isolated = not link.network_id
+        netlink.send([links.port_static(port, is_isolated=isolated), links.port_address_add(socket.if_nametoindex(port), mac)])
+
+
+def _change_peers(operation: op.ChangePeers) -> None:
+    device = socket.if_nametoindex(_VXLAN)
+    removals = [message for address in operation.remove for message in links.peer_remove(device, address)]
+    additions = [message for address, host in operation.add.items() for message in links.peer_add(device, address, host)]
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        netlink.send(removals, tolerated=_GONE)
+        netlink.send(additions)
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    path = _SYSCTL / name
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text().strip() != value:
+            path.write_text(value)
