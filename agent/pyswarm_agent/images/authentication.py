@@ -1,0 +1,131 @@
+"""Proving to a registry who asks: `WWW-Authenticate` challenges, basic credentials and bearer tokens.
+
+Source: distribution `docs/spec/auth/token.md` and `oauth.md`. Credentials go to the registry itself and to the token service
+that it names, never to where a download is redirected.
+"""
+
+import base64
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import httpx
+import msgspec
+
+from pyswarm_agent.images.records import RegistryAuth
+from pyswarm_common.clock import Clock
+from pyswarm_common.errors import Unauthenticated, Unavailable
+
+TOKEN_BYTES_MAX = 1 << 20
+_DEFAULT_LIFETIME_S = 60
+_SAFETY_S = 5
+_CLIENT_ID = "pyswarm"
+_PARAMETER = re.compile(r'([a-zA-Z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+
+Fetch = Callable[[str, str, dict[str, str], bytes | None], Awaitable[tuple[int, bytes]]]
+"""(method, URL, headers, body) → (status, body): how tokens are asked for."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What a registry wants to see: the scheme in lower case, and its parameters."""
+
+    scheme: str
+    parameters: dict[str, str]
+
+
+class _TokenAnswer(msgspec.Struct):
+    token: str | None = ""
+    access_token: str | None = ""
+    expires_in: int | None = None
+
+
+@dataclass(frozen=True)
+class _Token:
+    header: str
+    expires_s: float
+
+
+def parse_challenges(headers: list[str]) -> list[Challenge]:
+    """Return the challenges in `WWW-Authenticate` headers, one a header (as registries send them)."""
+    challenges = []
+    for header in headers:
+        scheme, _, rest = header.strip().partition(" ")
+        parameters = {key.lower(): quoted or plain for key, quoted, plain in _PARAMETER.findall(rest)}
+        challenges.append(Challenge(scheme.lower(), parameters))
+    return challenges
+
+
+class Authenticator:
+    """The `Authorization` headers for one registry; bearer tokens are kept until shortly before they expire."""
+
+    def __init__(self, fetch: Fetch, clock: Clock, *, allows_http: bool) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._allows_http = allows_http
+        self._tokens: dict[tuple[str, RegistryAuth | None], _Token] = {}
+
+    def known_header(self, repository: str, auth: RegistryAuth | None) -> str:
+        """Return the header that an earlier challenge led to, or nothing."""
+        if auth is not None and auth.registry_token:
+            return f"Bearer {auth.registry_token}"
+        token = self._tokens.get((repository, auth))
+        return token.header if token is not None and token.expires_s > self._clock.monotonic_s() else ""
+
+    async def answer(self, challenges: list[Challenge], repository: str, auth: RegistryAuth | None) -> str:
+        """Return the header for a challenge; empty when there is nothing to answer with.
+
+        Raises Unauthenticated for wrong credentials, Unavailable when the token service does not work.
+        """
+        for challenge in challenges:
+            if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
+                return self._keep(await self._fetch_token(challenge.parameters, repository, auth), repository, auth)
+            if challenge.scheme == "basic" and auth is not None and auth.username:
+                token = _Token(_basic(auth), self._clock.monotonic_s() + _DEFAULT_LIFETIME_S)
+                return self._keep(token, repository, auth)
+        return ""
+
+    def _keep(self, token: _Token, repository: str, auth: RegistryAuth | None) -> str:
+        now_s = self._clock.monotonic_s()
+        self._tokens = {key: old for key, old in self._tokens.items() if old.expires_s > now_s}
+        self._tokens[repository, auth] = token
+        return token.header
+
+    async def _fetch_token(self, parameters: dict[str, str], repository: str, auth: RegistryAuth | None) -> _Token:
+        realm = parameters["realm"]
+        if not realm.startswith("https://") and not (self._allows_http and realm.startswith("http://")):
+            raise Unauthenticated(f"the registry's token service {realm!r} is not https: no credentials are sent there")
+        query = {"scope": f"repository:{repository}:pull"}
+        if service := parameters.get("service"):
+            query["service"] = service
+        asked_s = self._clock.monotonic_s()
+        status, body = await self._ask(realm, query, auth)
+        if status in (400, 401, 403):
+            raise Unauthenticated(f'Get "{realm}": unauthorized: incorrect username or password')
+        if status != 200:
+            raise Unavailable(f'Get "{realm}": the token service answered with HTTP status {status}')
+        try:
+            answer = msgspec.json.decode(body, type=_TokenAnswer)
+        except msgspec.DecodeError as error:
+            raise Unavailable(f'Get "{realm}": the token service answered with something that is no token: {error}') from error
+        token = answer.token or answer.access_token
+        if not token:
+            raise Unavailable(f'Get "{realm}": authorization server did not include a token in the response')
+        lifetime_s = max(answer.expires_in or 0, _DEFAULT_LIFETIME_S)
+        return _Token(f"Bearer {token}", asked_s + lifetime_s - _SAFETY_S)
+
+    async def _ask(self, realm: str, query: dict[str, str], auth: RegistryAuth | None) -> tuple[int, bytes]:
+        if auth is not None and auth.identity_token:
+            form = query | {"grant_type": "refresh_token", "refresh_token": auth.identity_token, "client_id": _CLIENT_ID}
+            headers = {"content-type": "application/x-www-form-urlencoded"}
+            return await self._fetch("POST", realm, headers, urlencode(form).encode())
+        headers = {}
+        if auth is not None and auth.username:
+            headers["authorization"] = _basic(auth)
+            query = query | {"account": auth.username}
+        return await self._fetch("GET", str(httpx.URL(realm).copy_merge_params(query)), headers, None)
+
+
+def _basic(auth: RegistryAuth) -> str:
+    return "Basic " + base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
