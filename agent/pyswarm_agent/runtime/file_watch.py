@@ -1,0 +1,52 @@
+"""Tells readers that a file has grown, by one inotify descriptor for all (a user may have 128 of them)."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyswarm_agent.runtime import kernel_calls
+
+
+class FileWatcher:
+    """Watches files; belongs to the running event loop, opened with the first watch."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._events: dict[int, list[asyncio.Event]] = {}
+
+    @contextlib.contextmanager
+    def watch(self, path: Path, changed: asyncio.Event) -> Iterator[None]:
+        """Set `changed` at every write to the file, while the block runs. Raises OSError."""
+        descriptor = self._open()
+        number = kernel_calls.inotify_add(descriptor, path, kernel_calls.IN_MODIFY | kernel_calls.IN_MOVE_SELF)
+        self._events.setdefault(number, []).append(changed)
+        try:
+            yield
+        finally:
+            remaining = self._events.get(number, [])
+            if changed in remaining:
+                remaining.remove(changed)
+            if not remaining and self._events.pop(number, None) is not None and self._descriptor is not None:
+                kernel_calls.inotify_remove(self._descriptor, number)
+
+    def close(self) -> None:
+        """End all watches."""
+        if self._descriptor is not None:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = kernel_calls.inotify_open()
+            asyncio.get_running_loop().add_reader(self._descriptor, self._dispatch)
+        return self._descriptor
+
+    def _dispatch(self) -> None:
+        if self._descriptor is None:
+            return
+        for event in kernel_calls.inotify_read(self._descriptor):
+            for changed in self._events.get(event.watch, ()):
+                changed.set()

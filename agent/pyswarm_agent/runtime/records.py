@@ -1,0 +1,83 @@
+"""What the runtime keeps of a container: how it is to be run, how far it has come, and how it ended.
+
+All are plain values that go to disk as JSON, so that a restarted daemon finds its containers again.
+"""
+
+from typing import Literal, TypeAlias
+
+from pyswarm_common.objects import Record
+
+DEFAULT_STOP_SIGNAL = "SIGTERM"
+DEFAULT_STOP_GRACE_PERIOD_S = 10.0
+
+ContainerState: TypeAlias = Literal["created", "running", "exited"]
+
+
+class MountConfig(Record, frozen=True, kw_only=True):
+    """A mount that the user asked for: a `bind` of the host's `source`, or a `tmpfs` (`options` as mount(8) takes them)."""
+
+    type: Literal["bind", "tmpfs"]
+    target: str
+    source: str = ""
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+
+
+class ContainerConfig(Record, frozen=True, kw_only=True):
+    """Everything that is needed to run a container."""
+
+    id: str
+    """64 hexadecimal digits."""
+    name: str = ""
+    image: str = ""
+    image_id: str = ""
+    labels: dict[str, str] = {}
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    user: str = ""
+    """`user[:group]`, each a number or a name of the rootfs's /etc/passwd and /etc/group; "" is root."""
+    groups: tuple[str, ...] = ()
+    """Groups besides the user's own, numbers or names."""
+    hostname: str = ""
+    netns_path: str | None = None
+    """File of the network namespace to join; None: the host's."""
+    layer_paths: tuple[str, ...] = ()
+    """Unpacked image layers (overlayfs lower directories), top-most first."""
+    read_only: bool = False
+    tty: bool = False
+    init: bool = False
+    """Whether a small init (tini) runs as process 1 before the command."""
+    mounts: tuple[MountConfig, ...] = ()
+    resolv_conf: str = ""
+    """The text of /etc/resolv.conf; "" leaves the image's file. The same for `hosts`."""
+    hosts: str = ""
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    """Limit, as are the next two; 0 means none."""
+    nano_cpus: int = 0
+    pids_limit: int = 0
+    stop_signal: str = DEFAULT_STOP_SIGNAL
+    stop_grace_period_s: float = DEFAULT_STOP_GRACE_PERIOD_S
+    annotations: dict[str, str] = {}
+
+
+class ExitStatus(Record, frozen=True, kw_only=True):
+    """How a container ended. `error` is set when it was not its own doing: the node went down, or its monitor was killed."""
+
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    finished_at_ns: int = 0
+
+
+class ContainerRecord(Record, frozen=True, kw_only=True):
+    """A container and its state. `pid` is its first process as the host sees it, 0 when it does not run."""
+
+    config: ContainerConfig
+    state: ContainerState = "created"
+    pid: int = 0
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    exit: ExitStatus | None = None
