@@ -1,0 +1,229 @@
+"""Carries out the task machine's instructions with the node's images, network and container runtime.
+
+Per task one job runs at a time; a new instruction for a task interrupts the job before it (a stop interrupts a pull) and begins
+when that has ended. Every answer is an event given to `emit`. A container's id follows from its task's, so that whatever was half
+done before a crash is found again.
+
+No failure leaves this module: what cannot be prepared or started is answered so, and what must be taken away (a container, a
+sandbox) is tried again until it is gone. A task counts as stopped only when its container has ended.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from pyswarm_agent.container_config import NodeInfo, build_container_config, container_hostname
+from pyswarm_agent.images import Image, ImageStore
+from pyswarm_agent.images.records import registry_auth_of_header
+from pyswarm_agent.persistence import Step, error_text, failed_of, log_failure, until_done
+from pyswarm_agent.runtime import Runtime
+from pyswarm_agent.task_machine import (
+    ClearTask,
+    Event,
+    PreparationFailed,
+    PrepareTask,
+    ReleaseTask,
+    StartFailed,
+    StartTask,
+    StopTask,
+    TaskCleared,
+    TaskExited,
+    TaskPrepared,
+    TaskStarted,
+    TaskStopped,
+    WatchTask,
+)
+from pyswarm_common.clock import Clock
+from pyswarm_common.errors import InvalidArgument, NotFound
+from pyswarm_common.specs import ContainerSpec, TaskTemplate
+from pyswarm_common.wire import TaskAssignment
+from pyswarm_netplugin.driver import Sandbox, SandboxRequest
+
+PARALLEL_STARTS = 4
+
+
+class Network(Protocol):
+    """What the worker needs of the netplugin."""
+
+    async def attach(self, request: SandboxRequest) -> Sandbox:
+        """Make the task's sandbox; idempotent."""
+        ...
+
+    async def detach(self, sandbox_id: str) -> None:
+        """Remove the task's sandbox; idempotent."""
+        ...
+
+
+WorkerInstruction: TypeAlias = PrepareTask | StartTask | WatchTask | StopTask | ReleaseTask | ClearTask
+
+
+@dataclass
+class Worker:
+    """The node's hands. `run` must be running (see `is_running`) for jobs to be carried out."""
+
+    images: ImageStore
+    runtime: Runtime
+    network: Network
+    node: Callable[[], NodeInfo]
+    template_of: Callable[[str], TaskTemplate]
+    emit: Callable[[Event], None]
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        self.is_running = asyncio.Event()
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._starts = asyncio.Semaphore(PARALLEL_STARTS)
+
+    async def run(self) -> None:
+        """Own the jobs until cancelled; the containers go on."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self.is_running.set()
+            await asyncio.Event().wait()
+
+    def carry_out(self, instruction: WorkerInstruction) -> None:
+        """Begin an instruction, after ending what was under way for its task. It may be called from that task's own job."""
+        if self._group is None:
+            raise RuntimeError("the worker does not run")
+        task_id = instruction.assignment.task_id if isinstance(instruction, PrepareTask) else instruction.task_id
+        before = self._jobs.get(task_id)
+        job = self._group.create_task(self._after(before, instruction, task_id), name=f"{type(instruction).__name__} {task_id}")
+        self._jobs[task_id] = job
+        job.add_done_callback(lambda done: self._jobs.pop(task_id) if self._jobs.get(task_id) is done else None)
+
+    async def _after(self, before: asyncio.Task[None] | None, instruction: WorkerInstruction, task_id: str) -> None:
+        if before is not None:
+            await _wait_ended(before, interrupting=not isinstance(instruction, ReleaseTask))
+        try:
+            await self._perform(instruction, task_id)
+        except Exception as error:  # noqa: BLE001  a fault in one task's story must not end the others'
+            log_failure(error, f"{type(instruction).__name__} {task_id}")
+
+    async def _perform(self, instruction: WorkerInstruction, task_id: str) -> None:
+        match instruction:
+            case PrepareTask():
+                self.emit(await self._prepare(instruction.assignment))
+            case StartTask():
+                answer = await self._start(task_id)
+                self.emit(answer)
+                if isinstance(answer, TaskStarted):
+                    await self._watch(task_id)
+            case WatchTask():
+                await self._watch(task_id)
+            case StopTask():
+                await self._stop(task_id)
+            case ReleaseTask():
+                await until_done(self.clock, self._detaching(task_id))
+            case ClearTask():
+                removing = (f"remove the container of task {task_id}", lambda: self.runtime.remove(container_id_of(task_id)))
+                await until_done(self.clock, removing, self._detaching(task_id))
+                self.emit(TaskCleared(task_id=task_id))
+
+    async def _prepare(self, assignment: TaskAssignment) -> Event:
+        try:
+            await self._make_container(assignment, self.template_of(assignment.task_id))
+        except Exception as error:  # noqa: BLE001  a spec that nobody foresaw is this task's fault alone
+            log_failure(error, f"prepare task {assignment.task_id}")
+            return PreparationFailed(task_id=assignment.task_id, error=error_text(error))
+        return TaskPrepared(task_id=assignment.task_id, container_id=container_id_of(assignment.task_id))
+
+    async def _make_container(self, assignment: TaskAssignment, template: TaskTemplate) -> None:
+        container_id = container_id_of(assignment.task_id)
+        image = await self._image(template.container_spec or ContainerSpec())
+        hostname = container_hostname(assignment, template, self.node()) or container_id[:12]
+        async with self._starts:
+            request = SandboxRequest(id=assignment.task_id, hostname=hostname, attachments=assignment.attachments)
+            sandbox = await self.network.attach(request)
+            config = build_container_config(
+                assignment,
+                template,
+                image,
+                sandbox=sandbox,
+                node=self.node(),
+                layer_paths=[str(path) for path in self.images.layer_paths(image)],
+                container_id=container_id,
+            )
+            await self.runtime.create(config)
+
+    async def _image(self, spec: ContainerSpec) -> Image:
+        if not spec.image:
+            raise InvalidArgument("the task's spec names no image")
+        image = self.images.get(spec.image)
+        if image is not None:
+            return image
+        auth = registry_auth_of_header(spec.pull_options.registry_auth if spec.pull_options else "")
+        try:
+            return await self.images.pull(spec.image, auth=auth)
+        except NotFound as error:
+            raise NotFound(f"No such image: {spec.image} ({error.message})") from error
+
+    async def _start(self, task_id: str) -> Event:
+        try:
+            async with self._starts:
+                record = await self.runtime.start_container(container_id_of(task_id))
+        except Exception as error:  # noqa: BLE001  as in `_prepare`
+            log_failure(error, f"start task {task_id}")
+            return StartFailed(task_id=task_id, error=error_text(error))
+        return TaskStarted(task_id=task_id, pid=record.pid)
+
+    async def _watch(self, task_id: str) -> None:
+        """Tell how the container ended. A closed runtime tells nothing: it is asked until this agent ends too."""
+        ends: list[TaskExited] = []
+
+        async def wait() -> None:
+            ends.append(await self._wait_exit(task_id))
+
+        await until_done(self.clock, (f"watch task {task_id}", wait))
+        self.emit(ends[0])
+
+    async def _wait_exit(self, task_id: str) -> TaskExited:
+        try:
+            status = await self.runtime.wait(container_id_of(task_id))
+        except NotFound:
+            return TaskExited(task_id=task_id, exit_code=0, error="task: its container was removed")
+        error = "task: out of memory: the container went over its memory limit" if status.oom_killed else status.error
+        return TaskExited(task_id=task_id, exit_code=status.exit_code, error=error)
+
+    async def _stop(self, task_id: str) -> None:
+        await until_done(self.clock, (f"stop task {task_id}", lambda: self._end_container(task_id)))
+        container = self.runtime.get(container_id_of(task_id))
+        exit_code = container.exit.exit_code if container is not None and container.exit is not None else 0
+        # Its addresses are given to others once it is reported as stopped, so they are freed first, if they can be.
+        left = await failed_of(self._detaching(task_id))
+        self.emit(TaskStopped(task_id=task_id, exit_code=exit_code))
+        await until_done(self.clock, *left)
+
+    async def _end_container(self, task_id: str) -> None:
+        container_id = container_id_of(task_id)
+        if self.runtime.get(container_id) is not None:
+            try:
+                await self.runtime.stop(container_id)
+            except NotFound:
+                return  # removed by somebody else meanwhile
+
+    def _detaching(self, task_id: str) -> Step:
+        return f"detach task {task_id} from its networks", lambda: self.network.detach(task_id)
+
+
+async def _wait_ended(job: asyncio.Task[None], *, interrupting: bool) -> None:
+    """Return when the job has ended. When cancelled meanwhile, the job is too, and the cancellation waits for its end as well:
+    so a task's third job never meets its first. Nobody is cancelled twice, as that would cut the job's own tidying up short.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while not job.done():
+        if (interrupting or cancellation is not None) and not job.cancelling():
+            job.cancel()
+        try:
+            await asyncio.wait([job])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
+
+
+def container_id_of(task_id: str) -> str:
+    """Return the id of the task's container: 64 hex digits that follow from the task's id."""
+    return hashlib.sha256(f"pyswarm task {task_id}".encode()).hexdigest()
