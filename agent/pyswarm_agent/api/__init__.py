@@ -1,0 +1,1 @@
+"""The Engine API's routes that the agent answers: images, distribution and this node's containers."""

@@ -1,0 +1,29 @@
+"""What the agent's routes stand on, and how a route gets it."""
+
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from pyswarm_agent.image_use import content_in_use
+from pyswarm_agent.images import ImageStore
+from pyswarm_agent.runtime.interface import Runtime
+from pyswarm_common.clock import Clock, SystemClock
+
+
+@dataclass(frozen=True)
+class AgentServices:
+    """The parts of the agent that the API uses."""
+
+    images: ImageStore
+    containers: Runtime
+    clock: Clock = field(default_factory=SystemClock)
+
+    def content_in_use(self) -> set[str]:
+        """Return the ids of the images and of the layers that containers use."""
+        return content_in_use(self.images, self.containers)
+
+
+def agent_of(request: Request) -> AgentServices:
+    """Return this node's agent."""
+    agent: AgentServices = request.app.state.agent
+    return agent

@@ -1,0 +1,61 @@
+"""A node as `GET /nodes` shows it."""
+
+from typing import Any
+
+from pyswarm_common.objects import Node
+from pyswarm_manager.api.render.cluster import render_tls_info
+from pyswarm_manager.api.render.meta import render_meta
+
+PLUGINS = (
+    {"Type": "Log", "Name": "json-file"},
+    {"Type": "Network", "Name": "host"},
+    {"Type": "Network", "Name": "null"},
+    {"Type": "Network", "Name": "overlay"},
+    {"Type": "Volume", "Name": "local"},
+)
+
+
+def render_node(node: Node, version_index: int, *, root_certificate_pem: str, leader_node_id: str | None) -> dict[str, Any]:
+    """Return a node's JSON."""
+    rendered = {
+        **render_meta(node, version_index),
+        "Spec": _render_spec(node),
+        "Description": _render_description(node, root_certificate_pem),
+        "Status": _render_status(node),
+    }
+    if node.manager is not None:
+        rendered["ManagerStatus"] = _render_manager_status(node, is_leader=node.id == leader_node_id)
+    return rendered
+
+
+def _render_spec(node: Node) -> dict[str, Any]:
+    spec = {"Labels": node.spec.labels, "Role": node.spec.role, "Availability": node.spec.availability}
+    return {"Name": node.spec.name, **spec} if node.spec.name else spec
+
+
+def _render_description(node: Node, root_certificate_pem: str) -> dict[str, Any]:
+    description = node.description
+    engine: dict[str, Any] = {"EngineVersion": description.engine_version}
+    if description.engine_labels:
+        engine["Labels"] = description.engine_labels
+    engine["Plugins"] = PLUGINS
+    return {
+        "Hostname": description.hostname,
+        "Platform": {"Architecture": description.architecture, "OS": description.os},
+        "Resources": {"NanoCPUs": description.resources.nano_cpus, "MemoryBytes": description.resources.memory_bytes},
+        "Engine": engine,
+        "TLSInfo": render_tls_info(root_certificate_pem),
+    }
+
+
+def _render_status(node: Node) -> dict[str, Any]:
+    status: dict[str, Any] = {"State": node.status.state}
+    if node.status.message:
+        status["Message"] = node.status.message
+    return {**status, "Addr": node.status.address}
+
+
+def _render_manager_status(node: Node, *, is_leader: bool) -> dict[str, Any]:
+    reachability = "reachable" if is_leader or node.status.state == "ready" else "unreachable"
+    status = {"Reachability": reachability, "Addr": node.manager.address if node.manager else ""}
+    return {"Leader": True, **status} if is_leader else status

@@ -1,0 +1,19 @@
+"""All routes of the manager, in one list for the application.
+
+The application that includes them sets `app.state.require_manager`: a function that returns this node's ManagerServices, or
+raises Unavailable when the node is no manager.
+"""
+
+from fastapi import APIRouter
+
+from pyswarm_manager.api import logs, networks, nodes, secrets_and_configs, services, swarm, tasks
+
+ROUTERS: tuple[APIRouter, ...] = (
+    services.router,
+    tasks.router,
+    logs.router,
+    nodes.router,
+    networks.router,
+    swarm.router,
+    secrets_and_configs.router,
+)

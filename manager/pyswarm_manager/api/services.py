@@ -1,0 +1,120 @@
+"""The routes of services: list, inspect, create, update (and roll back), remove."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pyswarm_common.engine_api.filters import Filters
+from pyswarm_common.engine_api.member_names import with_canonical_names
+from pyswarm_common.engine_api.responses import JSONResponse, query_flag, query_version, read_json_object
+from pyswarm_common.ids import new_id
+from pyswarm_common.objects import Service
+from pyswarm_common.specs import ServiceSpec
+from pyswarm_manager.api import service_changes as changes
+from pyswarm_manager.api.manager_services import read_view, services_of
+from pyswarm_manager.api.render.service import render_service, render_service_status, service_mode
+from pyswarm_manager.api.service_names import new_service_name
+from pyswarm_manager.api.service_spec import ServiceDraft, draft_service
+from pyswarm_manager.api.service_validation import validate_service, warnings_about
+
+router = APIRouter()
+
+_FILTERS = ("id", "name", "label", "mode", "runtime")
+_REGISTRY_AUTH_HEADER = "x-registry-auth"
+
+
+@router.get("/services")
+async def list_services(request: Request) -> Response:
+    """List services; with `status=true` also how many of their tasks run."""
+    filters = Filters.parse(request.query_params.get("filters"), _FILTERS)
+    manager = services_of(request)
+    view = await read_view(manager)
+    with_status = query_flag(request, "status")
+    answer = []
+    for service in view.services:
+        if not _matches(service, filters):
+            continue
+        rendered = render_service(service, view, manager.store.version_index(service))
+        if with_status:
+            rendered["ServiceStatus"] = render_service_status(service, view.tasks.of_service(service.id))
+        answer.append(rendered)
+    return JSONResponse(answer)
+
+
+@router.get("/services/{reference}")
+async def inspect_service(request: Request, reference: str) -> Response:
+    """Show one service."""
+    manager = services_of(request)
+    view = await read_view(manager)
+    service = view.services.resolve(reference)
+    inserts_defaults = query_flag(request, "insertDefaults")
+    index = manager.store.version_index(service)
+    return JSONResponse(render_service(service, view, index, inserts_defaults=inserts_defaults))
+
+
+@router.post("/services/create")
+async def create_service(request: Request) -> Response:
+    """Create a service; a nameless one gets a name."""
+    manager = services_of(request)
+    body = await _read_spec(request)
+    body["Name"] = body.get("Name") or new_service_name()
+    draft = _validated(body)
+    service_id, task_spec_id = new_id(), new_id()
+    registry_auth = request.headers.get(_REGISTRY_AUTH_HEADER, "")
+    await manager.store.update(lambda tx: changes.create_service(tx, service_id, task_spec_id, draft, registry_auth))
+    answer = {"ID": service_id, "Warnings": warnings_about(draft.typed, draft.template)}
+    return JSONResponse(answer, status_code=201)
+
+
+@router.post("/services/{reference}/update")
+async def update_service(request: Request, reference: str) -> Response:
+    """Give a service a new spec, or its previous one back (`rollback=previous`)."""
+    manager = services_of(request)
+    version = query_version(request, "service")
+    body = await _read_spec(request)
+    service = (await read_view(manager)).services.resolve(reference)
+    if request.query_params.get("rollback") == "previous":
+        await manager.store.update(lambda tx: changes.roll_back_service(tx, service.id, version))
+        return JSONResponse({"Warnings": None})
+    draft = _validated({**body, "Name": body.get("Name") or service.name})
+    update = changes.ServiceUpdate(
+        draft=draft,
+        version_index=version,
+        new_task_spec_id=new_id(),
+        registry_auth=request.headers.get(_REGISTRY_AUTH_HEADER, ""),
+        auth_from_previous=request.query_params.get("registryAuthFrom") == "previous-spec",
+    )
+    await manager.store.update(lambda tx: changes.update_service(tx, service.id, update))
+    return JSONResponse({"Warnings": warnings_about(draft.typed, draft.template)})
+
+
+@router.delete("/services/{reference}")
+async def delete_service(request: Request, reference: str) -> Response:
+    """Remove a service; its tasks end."""
+    manager = services_of(request)
+    service = (await read_view(manager)).services.resolve(reference)
+    await manager.store.update(lambda tx: changes.remove_service(tx, service.id))
+    return Response()
+
+
+async def _read_spec(request: Request) -> dict[str, Any]:
+    spec: dict[str, Any] = with_canonical_names(await read_json_object(request), ServiceSpec)
+    return spec
+
+
+def _validated(body: dict[str, Any]) -> ServiceDraft:
+    draft = draft_service(body)
+    validate_service(draft.typed)
+    return draft
+
+
+def _matches(service: Service, filters: Filters) -> bool:
+    return (
+        filters.allows_prefix("id", service.id)
+        and filters.allows_prefix("name", service.name)
+        and filters.allows_labels("label", service.spec.labels)
+        and filters.allows("mode", service_mode(service))
+        and filters.allows("runtime", "container")
+    )

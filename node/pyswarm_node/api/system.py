@@ -1,0 +1,215 @@
+"""The routes about the node itself: ping, version, info, disk use."""
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from pyswarm_agent.api.containers import render_container
+from pyswarm_agent.api.images import render_image_summary
+from pyswarm_common.engine_api.responses import API_VERSION, MINIMUM_API_VERSION, JSONResponse, rfc3339
+from pyswarm_common.errors import Unimplemented
+from pyswarm_manager.api.render.cluster import render_cluster_info
+from pyswarm_node.api.control import LocalState, NodeControl
+from pyswarm_node.api.version_middleware import ARCHITECTURE, ENGINE_VERSION, PRODUCT_VERSION
+
+router = APIRouter()
+
+_CGROUP_V2_MARKER = Path("/sys/fs/cgroup/cgroup.controllers")
+_OS_RELEASE = Path("/etc/os-release")
+
+
+@router.api_route("/_ping", methods=["GET", "HEAD"])
+async def ping(request: Request) -> Response:
+    """Say that the daemon is there, and in which state it is towards the swarm."""
+    local = _control(request).local
+    word = f"active/{'manager' if local.is_manager else 'worker'}" if local.swarm_state == "active" else local.swarm_state
+    headers = {"Swarm": word, "Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
+    if request.method == "HEAD":
+        return Response(headers={**headers, "Content-Length": "0"}, media_type="text/plain")
+    return PlainTextResponse("OK", headers=headers)
+
+
+@router.get("/version")
+async def show_version(request: Request) -> Response:
+    """Show versions: the engine's is that of the Docker release whose API this is."""
+    details = {
+        "ApiVersion": API_VERSION,
+        "Arch": ARCHITECTURE,
+        "BuildTime": "",
+        "Experimental": "false",
+        "GitCommit": "",
+        "GoVersion": "",
+        "KernelVersion": platform.release(),
+        "MinAPIVersion": MINIMUM_API_VERSION,
+        "Os": "linux",
+    }
+    python = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    return JSONResponse(
+        {
+            "Platform": {"Name": f"pyswarm {PRODUCT_VERSION}"},
+            "Components": [
+                {"Name": "Engine", "Version": ENGINE_VERSION, "Details": details},
+                {"Name": "pyswarm", "Version": PRODUCT_VERSION, "Details": {"PythonVersion": python}},
+            ],
+            "Version": ENGINE_VERSION,
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MINIMUM_API_VERSION,
+            "GitCommit": "",
+            "GoVersion": "",
+            "Os": "linux",
+            "Arch": ARCHITECTURE,
+            "KernelVersion": platform.release(),
+            "BuildTime": "",
+        }
+    )
+
+
+@router.get("/info")
+async def show_info(request: Request) -> Response:
+    """Show the node: its resources, containers, and place in the swarm."""
+    control = _control(request)
+    local = control.local
+    return JSONResponse(
+        {**_describe_agent(control), **_describe_machine(local, control.agent.clock.now_ns()), "Swarm": describe_swarm(control)}
+    )
+
+
+@router.get("/system/df")
+async def show_disk_use(request: Request) -> Response:
+    """Show what images and containers there are, with sizes."""
+    agent = _control(request).agent
+    images = agent.images.list()
+    return JSONResponse(
+        {
+            "LayersSize": sum(image.size_bytes for image in images),
+            "Images": [render_image_summary(image) for image in images],
+            "Containers": [render_container(container, agent.clock.now_ns()) for container in agent.containers.list()],
+            "Volumes": [],
+            "BuildCache": [],
+            "BuilderSize": 0,
+        }
+    )
+
+
+@router.post("/build/prune")
+async def prune_builds(request: Request) -> Response:
+    """Remove build caches: there are none."""
+    return JSONResponse({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+@router.post("/auth")
+async def check_credentials(request: Request) -> Response:
+    """Check registry credentials: not offered yet."""
+    raise Unimplemented("checking registry credentials is not supported yet")
+
+
+def describe_swarm(control: NodeControl) -> dict[str, Any]:
+    """Return the `Swarm` section of `info`."""
+    local = control.local
+    manager = control.manager
+    section: dict[str, Any] = {
+        "NodeID": local.node_id,
+        "NodeAddr": local.node_addr,
+        "LocalNodeState": local.swarm_state,
+        "ControlAvailable": manager is not None,
+        "Error": local.error,
+        "RemoteManagers": [{"NodeID": m.node_id, "Addr": m.address} for m in local.managers] or None,
+    }
+    if manager is not None:
+        view = manager.store.view
+        section["Nodes"] = len(view.nodes)
+        section["Managers"] = sum(node.manager is not None for node in view.nodes)
+        section["Cluster"] = render_cluster_info(view.cluster, manager.store.version_index(view.cluster))
+    return section
+
+
+def _describe_agent(control: NodeControl) -> dict[str, Any]:
+    containers = control.agent.containers.list()
+    running = sum(container.state == "running" for container in containers)
+    return {
+        "ID": control.local.node_id,
+        "Containers": len(containers),
+        "ContainersRunning": running,
+        "ContainersPaused": 0,
+        "ContainersStopped": len(containers) - running,
+        "Images": len(control.agent.images.list()),
+        "Driver": "overlay2",
+        "DriverStatus": [["Backing Filesystem", "overlayfs"]],
+        "Plugins": {"Volume": ["local"], "Network": ["host", "null", "overlay"], "Authorization": None, "Log": ["json-file"]},
+        "LoggingDriver": "json-file",
+        "Runtimes": {"crun": {"path": "crun"}},
+        "DefaultRuntime": "crun",
+        "LiveRestoreEnabled": True,
+        "InitBinary": "tini",
+        "ContainerdCommit": {"ID": "", "Expected": ""},
+        "RuncCommit": {"ID": "", "Expected": ""},
+        "InitCommit": {"ID": "", "Expected": ""},
+        "SecurityOptions": ["name=seccomp,profile=default"],
+    }
+
+
+def _describe_machine(local: LocalState, now_ns: int) -> dict[str, Any]:
+    release = _os_release()
+    return {
+        "MemoryLimit": True,
+        "SwapLimit": True,
+        "CpuCfsPeriod": True,
+        "CpuCfsQuota": True,
+        "CPUShares": True,
+        "CPUSet": True,
+        "PidsLimit": True,
+        "OomKillDisable": False,
+        "IPv4Forwarding": True,
+        "BridgeNfIptables": True,
+        "BridgeNfIp6tables": True,
+        "Debug": False,
+        "NFd": -1,
+        "NGoroutines": -1,
+        "NEventsListener": 0,
+        "SystemTime": rfc3339(now_ns),
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": "2" if _CGROUP_V2_MARKER.exists() else "1",
+        "KernelVersion": platform.release(),
+        "OperatingSystem": release.get("PRETTY_NAME", "Linux"),
+        "OSVersion": release.get("VERSION_ID", ""),
+        "OSType": "linux",
+        "Architecture": platform.machine(),
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "AllowNondistributableArtifactsCIDRs": [],
+            "AllowNondistributableArtifactsHostnames": [],
+            "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+            "IndexConfigs": {"docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}},
+            "Mirrors": [],
+        },
+        "NCPU": local.resources.nano_cpus // 1_000_000_000,
+        "MemTotal": local.resources.memory_bytes,
+        "GenericResources": None,
+        "DockerRootDir": str(local.data_dir),
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": local.hostname,
+        "Labels": [],
+        "ExperimentalBuild": False,
+        "ServerVersion": ENGINE_VERSION,
+        "Isolation": "",
+        "Warnings": None,
+    }
+
+
+def _os_release() -> dict[str, str]:
+    if not _OS_RELEASE.exists():
+        return {}
+    pairs = (line.partition("=") for line in _OS_RELEASE.read_text().splitlines())
+    return {name: value.strip('"') for name, _, value in pairs}
+
+
+def _control(request: Request) -> NodeControl:
+    control: NodeControl = request.app.state.control
+    return control
