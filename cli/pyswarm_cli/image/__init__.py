@@ -1,0 +1,1 @@
+"""`pyswarm image …`: the images of this node."""

@@ -1,0 +1,72 @@
+"""The progress of a pull: one line per layer, redrawn on a terminal, printed once per layer and state elsewhere."""
+
+import http.client
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from pyswarm_cli.engine import worded_for_cli
+from pyswarm_cli.units import format_decimal_bytes
+
+
+def json_objects(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON stream, which come one a line."""
+    while line := response.readline():
+        if line.strip():
+            yield json.loads(line)
+
+
+def follow_pull(response: http.client.HTTPResponse, *, quiet: bool) -> None:
+    """Show the progress until the pull ends. Raises click.ClickException when it failed."""
+    messages = _checked(json_objects(response))
+    if quiet:
+        for _ in messages:
+            pass
+    elif sys.stdout.isatty():
+        _show_live(messages)
+    else:
+        _show_plain(messages)
+
+
+def _checked(messages: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for message in messages:
+        if "error" in message:
+            raise click.ClickException(worded_for_cli(message["error"]))
+        yield message
+
+
+def _show_plain(messages: Iterator[dict[str, Any]]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for message in messages:
+        key = (message.get("id", ""), message.get("status", ""))
+        if key not in seen:
+            seen.add(key)
+            click.echo(f"{key[0]}: {key[1]}" if key[0] else key[1])
+
+
+def _show_live(messages: Iterator[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    layers: dict[str, str] = {}
+    console = Console(highlight=False)
+    with Live(console=console, refresh_per_second=10) as live:
+        for message in messages:
+            if message.get("id"):
+                layers[message["id"]] = describe_layer(message)
+                live.update(Text("\n".join(f"{layer}: {state}" for layer, state in layers.items())))
+            else:
+                live.console.print(message.get("status", ""), markup=False)
+
+
+def describe_layer(message: dict[str, Any]) -> str:
+    """Return a layer's state, with how much of it there is while that is known."""
+    detail = message.get("progressDetail") or {}
+    status = str(message.get("status", ""))
+    if not detail.get("total"):
+        return status
+    return f"{status} {format_decimal_bytes(detail.get('current', 0))}/{format_decimal_bytes(detail['total'])}"

@@ -1,0 +1,53 @@
+"""The entry point `pyswarm`: the command tree, with Docker's names."""
+
+import click
+
+from pyswarm_cli.address import DEFAULT_HOST, HOST_VARIABLE
+from pyswarm_cli.lazy_group import LazyCommand, LazyGroup
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings=_SETTINGS,
+    lazy={
+        "swarm": LazyCommand("pyswarm_cli.swarm.commands:swarm", "Begin a cluster, join it, leave it."),
+        "node": LazyCommand("pyswarm_cli.node.commands:node", "The machines of the cluster."),
+        "service": LazyCommand("pyswarm_cli.service.commands:service", "What the cluster runs."),
+        "network": LazyCommand("pyswarm_cli.network.commands:network", "Overlays that join containers across hosts."),
+        "image": LazyCommand("pyswarm_cli.image.commands:image", "The images of this node."),
+        "info": LazyCommand("pyswarm_cli.system.commands:info", "Show this node and its place in the cluster."),
+        "version": LazyCommand("pyswarm_cli.system.commands:version", "Show the versions of this command and of the daemon."),
+        "lab": LazyCommand("pyswarm_cli.lab.commands:lab", "Hosts on this machine, for trying and testing."),
+    },
+)
+@click.option(
+    "--host",
+    "-H",
+    envvar=HOST_VARIABLE,
+    default=DEFAULT_HOST,
+    show_default=True,
+    show_envvar=True,
+    metavar="unix:///PATH",
+    help="The daemon to talk to.",
+)
+@click.pass_context
+def pyswarm(context: click.Context, host: str) -> None:
+    """Run containers as services on a cluster of machines.
+
+    \b
+    A cluster and a service in three commands:
+      pyswarm swarm init
+      pyswarm service create --name web --replicas 3 nginx
+      pyswarm service ps web
+    """
+    from pyswarm_cli.engine import EngineClient
+
+    engine = context.obj = EngineClient(host)
+    context.call_on_close(engine.close)
+
+
+def main() -> None:
+    """Run the command line; errors are one message on standard error, and exit code 1 (2 for wrong usage)."""
+    pyswarm(prog_name="pyswarm")

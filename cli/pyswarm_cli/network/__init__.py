@@ -1,0 +1,1 @@
+"""`pyswarm network …`: the overlays that join containers across hosts."""

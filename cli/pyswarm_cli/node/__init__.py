@@ -1,0 +1,1 @@
+"""`pyswarm node …`: the machines of the cluster."""

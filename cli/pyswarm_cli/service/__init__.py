@@ -1,0 +1,1 @@
+"""`pyswarm service …`: what the cluster runs."""

@@ -1,0 +1,117 @@
+"""`pyswarm service ls`, `ps` and `inspect`."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from pyswarm_cli.engine import EngineClient
+from pyswarm_cli.output import (
+    filter_option,
+    format_option,
+    inspect_format_option,
+    no_trunc_option,
+    parse_filters,
+    print_inspected,
+    print_rows,
+    quiet_option,
+    short_id,
+    with_options,
+)
+from pyswarm_cli.service.task_rows import TASK_COLUMNS, Names, task_rows
+
+pass_engine = click.make_pass_decorator(EngineClient)
+COLUMNS = {"ID": "ID", "NAME": "Name", "MODE": "Mode", "REPLICAS": "Replicas", "IMAGE": "Image", "PORTS": "Ports"}
+_MODES = {"Replicated": "replicated", "Global": "global", "ReplicatedJob": "replicated job", "GlobalJob": "global job"}
+
+
+@click.command(name="ls")
+@with_options(filter_option, format_option, quiet_option)
+@pass_engine
+def list_services(engine: EngineClient, filters: tuple[str, ...], output_format: str, quiet: bool) -> None:
+    """List services, with how many of their tasks run.
+
+    Example: pyswarm service ls --filter label=tier=front
+    """
+    found = engine.get("services", status="true", filters=parse_filters(filters))
+    rows = sorted((service_row(each) for each in found), key=lambda row: (row["Name"], row["ID"]))
+    print_rows(rows, COLUMNS, output_format, quiet_key="ID" if quiet else "")
+
+
+@click.command()
+@with_options(filter_option, format_option, no_trunc_option, quiet_option)
+@click.argument("services", nargs=-1, required=True, metavar="SERVICE...")
+@pass_engine
+def ps(
+    engine: EngineClient, filters: tuple[str, ...], output_format: str, no_trunc: bool, quiet: bool, services: tuple[str, ...]
+) -> None:
+    """List the tasks of services: where they are, what they do, and why some do not run.
+
+    The newest task of each slot comes first, those that it replaced below it.
+
+    Example: pyswarm service ps --filter desired-state=running web
+    """
+    found = {each["ID"]: each["Spec"]["Name"] for each in (engine.get("services", name) for name in services)}
+    wanted = {**(parse_filters(filters) or {}), "service": dict.fromkeys(found, True)}
+    if "node" in wanted and "self" in wanted["node"]:
+        del wanted["node"]["self"]
+        wanted["node"][engine.get("info")["Swarm"]["NodeID"]] = True
+    tasks = engine.get("tasks", filters=wanted)
+    nodes = Names.read(engine).nodes if tasks else {}
+    rows = task_rows(tasks, Names(found, nodes), time.time(), whole_ids=no_trunc)
+    print_rows(rows, TASK_COLUMNS, output_format, quiet_key="ID" if quiet else "")
+
+
+@click.command()
+@inspect_format_option
+@click.option("--pretty", is_flag=True, help="For people to read.")
+@click.argument("services", nargs=-1, required=True, metavar="SERVICE...")
+@pass_engine
+def inspect(engine: EngineClient, output_format: str, pretty: bool, services: tuple[str, ...]) -> None:
+    """Show all about services.
+
+    Example: pyswarm service inspect --pretty web
+    """
+    found = [engine.get("services", name, insertDefaults="true") for name in services]
+    if not pretty:
+        print_inspected(found, output_format)
+        return
+    from pyswarm_cli.pretty import print_members
+    from pyswarm_cli.service.description import describe_service
+
+    networks = {each["Id"]: each["Name"] for each in engine.get("networks")}
+    for each in found:
+        print_members(describe_service(each, networks))
+
+
+def service_row(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return a service as the list shows it."""
+    spec = found["Spec"]
+    container = spec["TaskTemplate"].get("ContainerSpec") or {}
+    ports = (found.get("Endpoint") or {}).get("Ports") or (spec.get("EndpointSpec") or {}).get("Ports") or ()
+    return {
+        "ID": short_id(found["ID"]),
+        "Name": spec["Name"],
+        "Mode": service_mode(spec),
+        "Replicas": _replicas(found),
+        "Image": container.get("Image", "").partition("@sha256:")[0],
+        "Ports": ", ".join(port_text(port) for port in ports),
+    }
+
+
+def service_mode(spec: Mapping[str, Any]) -> str:
+    """Return the word for a service's mode."""
+    return next((word for key, word in _MODES.items() if key in (spec.get("Mode") or {})), "replicated")
+
+
+def port_text(port: Mapping[str, Any]) -> str:
+    """Return a published port as lists show it: `*:8080->80/tcp`."""
+    return f"*:{port.get('PublishedPort', 0)}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
+
+
+def _replicas(found: Mapping[str, Any]) -> str:
+    status = found.get("ServiceStatus") or {}
+    text = f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
+    at_most = (found["Spec"]["TaskTemplate"].get("Placement") or {}).get("MaxReplicas")
+    return f"{text} (max {at_most} per node)" if at_most else text

@@ -1,0 +1,1 @@
+"""`pyswarm swarm …`: begin a cluster, join it, leave it."""

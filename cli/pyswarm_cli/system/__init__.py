@@ -1,0 +1,1 @@
+"""`pyswarm info` and `pyswarm version`."""

@@ -1,0 +1,25 @@
+"""Fixtures of the CLI's tests: the API's own (a real application over a store in memory), and the command line against it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from api_fixtures import api_socket, control, root_pem, store
+from click.testing import CliRunner, Result
+
+__all__ = ["Run", "api_socket", "control", "pyswarm", "root_pem", "store"]
+
+Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+def pyswarm(api_socket: str) -> Run:
+    """Run a command line against the API; `input` is its standard input."""
+
+    async def run(*arguments: str, input: bytes | None = None) -> Result:  # noqa: A002
+        from pyswarm_cli.main import pyswarm as command
+
+        line = ["-H", f"unix://{api_socket}", *arguments]
+        return await asyncio.to_thread(CliRunner().invoke, command, line, input, catch_exceptions=False)
+
+    return run

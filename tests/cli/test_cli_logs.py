@@ -1,0 +1,98 @@
+"""`service logs`: lines with their task's name, plain lines, terminals, tasks, and what is missing."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from api_server import MANAGER_ID, WORKER_ID
+from click.testing import Result
+
+from pyswarm_common.clock import SystemClock
+from pyswarm_common.ids import new_id
+from pyswarm_common.objects import Task, TaskStatus
+from pyswarm_common.task_states import TaskState
+from pyswarm_common.wire import LogLine, OpenStream
+from pyswarm_manager.api.manager_services import ManagerServices
+from pyswarm_manager.log_broker import LogBroker
+from pyswarm_manager.store.store import Store
+from pyswarm_node.api.fake_control import FakeNodeControl
+
+Run = Callable[..., Awaitable[Result]]
+NOW_NS = 1_795_226_162_906_615_127
+
+
+@pytest.fixture
+def agents(store: Store, control: FakeNodeControl) -> dict[str, list[LogLine]]:
+    """The log of each task, by its id; tasks without one are on nodes that are away."""
+    lines: dict[str, list[LogLine]] = {}
+
+    def answer(node_id: str, message: OpenStream) -> bool:
+        if message.log.task_id not in lines:
+            return False
+        publisher = broker.accept(message.stream_id, node_id)
+        assert publisher is not None
+        found = lines[message.log.task_id]
+        for line in found[-message.log.tail :] if message.log.tail >= 0 else found:
+            publisher(line)
+        publisher(None)
+        return True
+
+    broker = LogBroker(store, answer)
+    control.manager = ManagerServices(store, broker, SystemClock(), lambda: MANAGER_ID)
+    return lines
+
+
+def line(text: str, offset_ns: int, stream: int = 1) -> LogLine:
+    return LogLine(stream=stream, at_ns=NOW_NS + offset_ns, line=text.encode() + b"\n")
+
+
+async def add_service(pyswarm: Run, store: Store, slots: int, *options: str) -> list[str]:
+    """Create the service `web` with running tasks; returns their ids."""
+    assert (await pyswarm("service", "create", "-d", "--name", "web", *options, "nginx:1")).exit_code == 0
+    service = store.view.services.named("web")[0]
+    ids = []
+    for slot in range(1, slots + 1):
+        task = Task(
+            id=new_id(),
+            service_id=service.id,
+            slot=slot,
+            node_id=WORKER_ID,
+            task_spec_id=service.task_spec_id,
+            status=TaskStatus(state=TaskState.RUNNING, container_id="c" * 64),
+        )
+        await store.update(lambda tx, task=task: tx.create(task))  # type: ignore[misc]
+        ids.append(task.id)
+    return ids
+
+
+async def test_lines_carry_the_name_of_their_task(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    first, tenth = await add_service(pyswarm, store, 2)
+    agents[first] = [line("one", 1), line("three", 3, stream=2)]
+    agents[tenth] = [line("two words", 2)]
+    result = await pyswarm("service", "logs", "web")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        f"web.1.{first[:12]}@worker1    | one",
+        f"web.2.{tenth[:12]}@worker1    | two words",
+    ]
+    assert result.stderr == f"web.1.{first[:12]}@worker1    | three\n"
+    assert (await pyswarm("service", "logs", "--raw", "web")).stdout == "one\ntwo words\n"
+    lines = (await pyswarm("service", "logs", "--timestamps", "--no-task-ids", "--tail", "1", "web")).stdout.splitlines()
+    assert lines == ["2026-11-21T01:56:02.906615129Z web.2@worker1    | two words"]
+    assert (await pyswarm("service", "logs", "--raw", first)).stdout == "one\n"
+    assert (await pyswarm("service", "logs", "--since", "yesterday", "web")).exit_code == 2
+
+
+async def test_missing_logs_are_told(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    first, second = await add_service(pyswarm, store, 2)
+    agents[first] = [line("here", 1)]
+    result = await pyswarm("service", "logs", "web")
+    assert result.exit_code == 1
+    assert "| here" in result.stdout
+    assert "Error: Error grabbing logs: " in result.stderr or "Error: warning: incomplete log stream" in result.stderr
+    assert second in result.stderr or WORKER_ID in result.stderr
+
+
+async def test_a_terminals_output_comes_as_it_is(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    (only,) = await add_service(pyswarm, store, 1, "--tty")
+    agents[only] = [line("a\r", 1), line("b", 2)]
+    assert (await pyswarm("service", "logs", "web")).stdout_bytes == b"a\r\nb\n"
