@@ -89,6 +89,20 @@ def _answers(cluster: Cluster) -> bool:
         return False
 
 
+def test_a_power_cut_of_the_only_manager_stops_no_container_elsewhere(cluster: Cluster, service_name: str) -> None:
+    create(cluster, service_name, 3)
+    manager_id = cluster.nodes()["n1"]["ID"]
+    elsewhere = {t["ID"] for t in cluster.tasks(service_name, running=True) if t["NodeID"] != manager_id}
+    assert elsewhere
+    cluster.manager.power_cut()
+    cluster.manager.power_on()
+    wait_until("the manager answers", lambda: _answers(cluster))
+    cluster.wait_node("n1", "ready")
+    cluster.wait_running(service_name, 3)
+    assert elsewhere <= set(pids(cluster, service_name))
+    wait_until_gone("strays", lambda: stray(cluster, "n1"))
+
+
 def test_a_stopped_daemon_leaves_its_containers_running(cluster: Cluster, service_name: str) -> None:
     create(cluster, service_name, 3)
     before = pids(cluster, service_name)
