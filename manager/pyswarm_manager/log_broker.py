@@ -18,10 +18,10 @@ from pyswarm_common.clock import Clock, SystemClock
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Service, Task
 from pyswarm_common.task_states import TaskState
+from pyswarm_common.waiting import wait_first
 from pyswarm_common.wire import LogLine, LogRequest, OpenStream
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.tables import View
-from pyswarm_manager.store.waiting import wait_first
 
 DIAL_TIMEOUT_S = 10.0
 """How long an agent may take to dial a stream."""

@@ -16,10 +16,10 @@ from pyswarm_common import pki, wire
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.errors import InvalidArgument, PyswarmError, Unavailable
 from pyswarm_common.objects import Cluster, NodeDescription
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.ca.bootstrap import new_cluster
 from pyswarm_manager.etcd.member import free_peer_port
 from pyswarm_manager.store.envelope import DataKeys
-from pyswarm_manager.store.waiting import wait_first
 from pyswarm_node.joining import join_cluster
 from pyswarm_node.manager_runner import ManagerRunner, encode_data_keys
 from pyswarm_node.membership import Membership, MembershipStore

@@ -21,12 +21,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from pyswarm_common import pki, wire
 from pyswarm_common.engine_api.responses import JSONResponse, error_response
 from pyswarm_common.errors import PermissionDenied, PyswarmError
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.ca.authority import CertificateAuthority, decode_join_request
 from pyswarm_manager.dispatcher.loop import Dispatcher
 from pyswarm_manager.dispatcher.sessions import Session
 from pyswarm_manager.log_broker import LogBroker, LogPublisher
 from pyswarm_manager.store.store import Store
-from pyswarm_manager.store.waiting import wait_first
 
 NORMAL_CLOSURE = 1000
 POLICY_VIOLATION = 1008

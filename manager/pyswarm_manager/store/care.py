@@ -14,10 +14,10 @@ import structlog
 
 from pyswarm_common.clock import NANOSECONDS_PER_SECOND, Clock
 from pyswarm_common.errors import PyswarmError
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import Backend, MemberStatus
 from pyswarm_manager.store.member_watch import MemberWatch
 from pyswarm_manager.store.mirror import Mirror
-from pyswarm_manager.store.waiting import wait_first
 
 _log = structlog.get_logger(__name__)
 PERIOD_S = 60.0

@@ -21,12 +21,13 @@ import structlog
 
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Unavailable
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import Backend
 from pyswarm_manager.store.fence import FenceLost, FenceTaker, HeldFence
 from pyswarm_manager.store.member_watch import MemberWatch
 from pyswarm_manager.store.mirror import Mirror
 from pyswarm_manager.store.records import LEADER_KEY, Fence
-from pyswarm_manager.store.waiting import Waiters, wait_first
+from pyswarm_manager.store.waiting import Waiters
 from pyswarm_manager.store.writer import Writer
 
 _log = structlog.get_logger(__name__)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from pyswarm_common.clock import Clock
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import Backend, MemberStatus
-from pyswarm_manager.store.waiting import Waiters, wait_first
+from pyswarm_manager.store.waiting import Waiters
 
 
 class MemberWatch:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import InvalidArgument, OutcomeUnknown, Unavailable
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import (
     CommitResult,
     Compacted,
@@ -27,7 +28,6 @@ from pyswarm_manager.store.backend import (
 )
 from pyswarm_manager.store.envelope import DataKeys
 from pyswarm_manager.store.store import Store
-from pyswarm_manager.store.waiting import wait_first
 
 PAGE_ENTRIES = 1000
 

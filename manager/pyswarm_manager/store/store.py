@@ -22,6 +22,7 @@ import structlog
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Unavailable
 from pyswarm_common.objects import AnyObject
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import Backend
 from pyswarm_manager.store.care import Care
 from pyswarm_manager.store.envelope import DataKeys
@@ -33,7 +34,6 @@ from pyswarm_manager.store.records import FENCE_KEY, Codec
 from pyswarm_manager.store.subscription import Subscription
 from pyswarm_manager.store.tables import Tables, View
 from pyswarm_manager.store.transaction import Transaction
-from pyswarm_manager.store.waiting import wait_first
 from pyswarm_manager.store.watchdog import LoopWatchdog
 from pyswarm_manager.store.writer import Writer
 

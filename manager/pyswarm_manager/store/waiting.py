@@ -1,9 +1,7 @@
-"""Two small tools for waiting: for a condition on changing state, and for the first of several things to happen."""
+"""Waiting for a condition on changing state, without looking again and again."""
 
 import asyncio
 from collections.abc import Callable
-
-from pyswarm_common.waiting import wait_first as wait_first
 
 
 class Waiters:

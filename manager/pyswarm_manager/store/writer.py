@@ -25,6 +25,7 @@ import structlog
 
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import OutcomeUnknown, PyswarmError, Unavailable
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import Backend, Event, Put
 from pyswarm_manager.store.batch import Batch, QueuedUpdate
 from pyswarm_manager.store.fence import FenceLost, FenceTaker, HeldFence
@@ -32,7 +33,6 @@ from pyswarm_manager.store.mirror import Mirror
 from pyswarm_manager.store.records import Codec
 from pyswarm_manager.store.tables import Tables
 from pyswarm_manager.store.transaction import Transaction
-from pyswarm_manager.store.waiting import wait_first
 
 _log = structlog.get_logger(__name__)
 HEARTBEAT_PERIOD_S = 1.0
