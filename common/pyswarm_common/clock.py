@@ -4,6 +4,7 @@ Wall time (nanoseconds since the epoch) goes into objects that people read; mono
 """
 
 import asyncio
+import math
 import time
 from typing import Protocol
 
@@ -63,8 +64,15 @@ class ManualClock:
         """Wait until the clock was advanced by `seconds`."""
         future = asyncio.get_running_loop().create_future()
         self._count += 1
-        self._sleepers.append((self._elapsed_s + seconds, self._count, future))
+        wake_s = self._elapsed_s + seconds
+        if seconds > 0:
+            wake_s = max(wake_s, math.nextafter(self._elapsed_s, math.inf))  # whoever sleeps until a time shall get there
+        self._sleepers.append((wake_s, self._count, future))
         await future
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or back, as an operator or a bad time server does; the monotonic time goes on as it was."""
+        self._start_ns += round(seconds * NANOSECONDS_PER_SECOND)
 
     async def advance(self, seconds: float) -> None:
         """Move time forward, waking each sleeper at its time and letting the tasks that it woke run."""

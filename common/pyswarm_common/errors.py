@@ -9,8 +9,10 @@
     ├── AlreadyExists                  409   a name is taken
     ├── Conflict                       409   in use, or busy
     ├── OutOfSequence                  500   the version given is not the current one (Docker answers 500 here)
+    ├── ResourceExhausted              429   too often
     ├── Unimplemented                  501
     └── Unavailable                    503   not now: no leader, not a manager, not part of a swarm
+        ├── NotDone                    503   it certainly did not happen: it may be tried again, here or elsewhere
         └── OutcomeUnknown             503   a write whose answer was lost
 
 Those that Docker's manager words as gRPC errors carry `grpc_code`; the API then writes
@@ -90,6 +92,12 @@ class OutOfSequence(PyswarmError):
         super().__init__("update out of sequence")
 
 
+class ResourceExhausted(PyswarmError):
+    """Too often: try again later."""
+
+    status_code = 429
+
+
 class Unimplemented(PyswarmError):
     """Not offered."""
 
@@ -100,6 +108,10 @@ class Unavailable(PyswarmError):
     """Not now: no leader, not a manager, not part of a swarm."""
 
     status_code = 503
+
+
+class NotDone(Unavailable):
+    """Nothing was changed, for certain: the same request may be made again, here or at another manager."""
 
 
 class OutcomeUnknown(Unavailable):

@@ -39,6 +39,17 @@ class NodeResources(Record, frozen=True, kw_only=True):
     memory_bytes: int = 0
 
 
+class NodeTLS(Record, frozen=True, kw_only=True):
+    """Which roots a node uses, by `pki.root_digest`: "" where it does not know or has none."""
+
+    issuer_digest: str = ""
+    """The root whose key signed its certificate."""
+    trust_digest: str = ""
+    """The digest of the whole bundle of roots that it trusts."""
+    etcd_trust_digest: str = ""
+    """On managers: the bundle that its etcd member was started with."""
+
+
 class NodeDescription(Record, frozen=True, kw_only=True):
     """What a node says of itself in its session."""
 
@@ -48,32 +59,48 @@ class NodeDescription(Record, frozen=True, kw_only=True):
     resources: NodeResources = NodeResources()
     engine_version: str = ""
     engine_labels: dict[str, str] = {}
+    address: str = ""
+    """The address that the node advertises."""
     data_path_address: str = ""
     """The address that peers send VXLAN packets to."""
+    tls: NodeTLS = NodeTLS()
 
 
-NodeState: TypeAlias = Literal["unknown", "down", "ready", "disconnected"]
+NodeReadiness: TypeAlias = Literal["unknown", "down", "ready", "disconnected"]
 
 
 class NodeStatus(Record, frozen=True, kw_only=True):
     """What the dispatcher knows of a node."""
 
-    state: NodeState = "unknown"
+    state: NodeReadiness = "unknown"
     message: str = ""
     address: str = ""
 
 
 class ManagerStatus(Record, frozen=True, kw_only=True):
-    """The manager's part of a node that is one."""
+    """The manager's part of a node that is one or is becoming one: it says its addresses, the role manager adds the rest."""
 
-    etcd_member_id: int = 0
-    etcd_peer_url: str = ""
     address: str = ""
     """host:port of the node port."""
+    etcd_peer_url: str = ""
+    etcd_member_id: int = 0
+    """0: not announced to etcd yet."""
+    is_voter: bool = False
+    """Whether its etcd member has caught up and votes."""
+    added_at_ns: int = 0
+    """When its etcd member was announced."""
+
+
+class IssuedCertificate(Record, frozen=True, kw_only=True):
+    """A certificate that the CA signed: `serial` in hex without 0x."""
+
+    serial: str
+    expires_at_ns: int
+    is_manager: bool = False
 
 
 class Node(Object, frozen=True, kw_only=True):
-    """A machine of the cluster. `role` is what its certificate says; `spec.role` what the operator wants."""
+    """A machine of the cluster. `spec.role` is what the operator wants; `role` what it may be now and what its certificate says."""
 
     spec: NodeSpec = NodeSpec()
     role: str = "worker"
@@ -82,6 +109,8 @@ class Node(Object, frozen=True, kw_only=True):
     manager: ManagerStatus | None = None
     key_digest: str = ""
     """SHA-256 (hex) of the node's public key: a repeated join with the same key is the same node."""
+    certificates: tuple[IssuedCertificate, ...] = ()
+    """Its certificates that have not expired, to be revoked with it."""
 
     @property
     def name(self) -> str:
@@ -194,12 +223,30 @@ class Network(Object, frozen=True, kw_only=True):
         return decode_network_spec(self.spec_json)
 
 
+class RootRotation(Record, frozen=True, kw_only=True):
+    """A change of the root CA under way: the new root, and the new root's key signed by the old one."""
+
+    root_certificate_pem: str
+    root_key_pem: str
+    cross_certificate_pem: str
+
+
 class Cluster(Object, frozen=True, kw_only=True):
-    """The cluster itself: settings, root CA and join secrets. There is exactly one."""
+    """The cluster itself: settings, root CA and secrets. There is exactly one."""
 
     spec_json: bytes = b"{}"
     root_certificate_pem: str = ""
     root_key_pem: str = ""
+    root_rotation: RootRotation | None = None
+    cross_certificate_pem: str = ""
+    """Carried by new certificates until no etcd member runs with a former root alone: the root's key signed by the former one."""
+    revoked_certificates: tuple[IssuedCertificate, ...] = ()
+    """Manager certificates, not expired yet, of nodes that are managers no more."""
+    node_certificate_lifetime_s: float = 90 * 24 * 3600.0
+    unlock_key: str = ""
+    """`SWMKEY-1-…` when managers lock their keys (autolock)."""
+    incarnation: int = 0
+    """Raised by a forced new cluster and by a restore: nodes refuse managers of a lower one."""
     worker_join_token: str = ""
     manager_join_token: str = ""
     heartbeat_period_s: float = 1.0

@@ -13,14 +13,18 @@ import hmac
 import ipaddress
 import os
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.ids import base36
+
+SigningKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 ROOT_LIFETIME = datetime.timedelta(days=365 * 20)
 NODE_LIFETIME = datetime.timedelta(days=90)
@@ -72,7 +76,7 @@ def new_root(now: datetime.datetime) -> tuple[str, str]:
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -94,8 +98,14 @@ def sign_node_certificate(
     identity: NodeIdentity,
     addresses: tuple[str, ...],
     now: datetime.datetime,
+    *,
+    lifetime: datetime.timedelta = NODE_LIFETIME,
+    tail_pem: str = "",
 ) -> str:
-    """Return a node certificate (PEM) for the request's key. Raises InvalidArgument when the request is not a good one."""
+    """Return a node certificate (PEM) for the request's key, and behind it `tail_pem`: cross certificates.
+
+    Raises InvalidArgument when the request is not a good one.
+    """
     try:
         request = x509.load_pem_x509_csr(request_pem.encode())
     except ValueError as error:
@@ -103,7 +113,7 @@ def sign_node_certificate(
     if not request.is_signature_valid:
         raise InvalidArgument("the certificate signing request is not signed by its own key")
     root = x509.load_pem_x509_certificate(root_certificate_pem.encode())
-    root_key = _load_key(root_key_pem)
+    root_key = load_signing_key(root_key_pem)
     public_key = request.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey):
         raise InvalidArgument("node keys must be ECDSA keys")
@@ -123,16 +133,25 @@ def sign_node_certificate(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + NODE_LIFETIME)
+        .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
+        .add_extension(authority_key_identifier(root), critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    return _certificate_to_pem(certificate)
+    return _certificate_to_pem(certificate) + tail_pem
+
+
+def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return the extension that names this issuer's key, as the issuer itself names it."""
+    try:
+        own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier(x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest, None, None)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
 
 
 def identity_of(certificate: bytes) -> NodeIdentity:
@@ -194,7 +213,8 @@ def _subject_value(certificate: x509.Certificate, oid: x509.ObjectIdentifier) ->
     return str(certificate.subject.get_attributes_for_oid(oid)[0].value)
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Return what a certificate's key may be used for: signing certificates and revocation lists, or TLS."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,
@@ -212,6 +232,17 @@ def _load_key(pem: str) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(pem.encode(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidArgument("the key is not an ECDSA key")
+    return key
+
+
+def load_signing_key(pem: str) -> SigningKey:
+    """Return a CA's private key. Raises InvalidArgument when it is neither an ECDSA nor an RSA key."""
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument(f"malformed private key: {error}") from error
+    if not isinstance(key, SigningKey):
+        raise InvalidArgument("malformed private key: it must be an ECDSA or an RSA key")
     return key
 
 

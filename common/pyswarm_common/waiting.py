@@ -1,7 +1,8 @@
 """Waiting for the first of several things to happen."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 
 async def wait_first(*awaitables: Awaitable[object]) -> None:
@@ -20,3 +21,17 @@ async def wait_first(*awaitables: Awaitable[object]) -> None:
         for task in own:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
+
+
+async def run_with_farewell(work: Coroutine[Any, Any, None], farewell: Callable[[], Awaitable[object]]) -> None:
+    """Run `work`; when cancelled, run `farewell` first, while the work still goes on. A second cancellation cuts it short."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if not running.done():
+            await wait_first(farewell(), running)
+        raise
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

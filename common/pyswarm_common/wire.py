@@ -5,7 +5,7 @@ then increments. It reports statuses until they are acknowledged and sends a `He
 travels here: on `OpenStream` the agent dials a connection of its own.
 """
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,11 @@ CA_PATH = "/ca"
 JOIN_PATH = "/join"
 SESSION_PATH = "/session"
 STREAM_PATH = "/streams"
+CERTIFICATE_PATH = "/certificate"
+ENTER_PATH = "/managers/enter"
+LEAVE_PATH = "/managers/leave"
+HEALTH_PATH = "/managers/health"
+ENGINE_PATH = "/engine"
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -52,6 +57,62 @@ class JoinAnswer(Record, frozen=True, kw_only=True):
     managers: tuple[ManagerAddress, ...]
     address: str
     data_path_port: int
+    unlock_key: str = ""
+    """For managers, when they lock their keys."""
+
+
+class CertificateRequest(Record, frozen=True, kw_only=True):
+    """POST `/certificate`, under the node's present certificate: a new one, for the role that the cluster gives the node."""
+
+    signing_request_pem: str
+    addresses: tuple[str, ...] = ()
+    """The IP addresses that the certificate shall name."""
+
+
+class CertificateAnswer(Record, frozen=True, kw_only=True):
+    """The new certificate with what belongs behind it (PEM, leaf first), its role, and the bundle of roots to trust (PEM)."""
+
+    role: str
+    certificate_pem: str
+    root_certificate_pem: str
+
+
+class EnterRequest(Record, frozen=True, kw_only=True):
+    """POST `/managers/enter`, under a manager's certificate: be a manager at these addresses. May be repeated at any time."""
+
+    address: str
+    """host:port of its node port."""
+    etcd_peer_url: str
+    has_data: bool = False
+    """Whether it holds the data of an etcd member; a member that lost its data is replaced by a new one."""
+
+
+EnterPhase: TypeAlias = Literal["wait", "start", "member"]
+
+
+class EnterAnswer(Record, frozen=True, kw_only=True):
+    """`wait`: ask again soon, `message` says for what; `start`: start etcd beside these members; `member`: it votes."""
+
+    phase: EnterPhase
+    message: str = ""
+    etcd_member_id: int = 0
+    """Which member is to be started: a running one of another id was removed."""
+    other_members: dict[str, str] = {}
+    """Node id → peer URL of the voters."""
+    data_keys: bytes = b""
+    """The keys of the store's envelopes, as a data key file holds them."""
+    unlock_key: str = ""
+
+
+class ManagerHealth(Record, frozen=True, kw_only=True):
+    """GET `/managers/health`: what a manager says of itself to the others."""
+
+    node_id: str
+    is_serving: bool
+    """Whether its etcd member answers."""
+    leader_node_id: str = ""
+    incarnation: int = 0
+    """Of the cluster that it belongs to: one with a lower incarnation was given up."""
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
@@ -147,19 +208,28 @@ class DescriptionUpdate(Message, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Manager: the session is open."""
+    """Manager: the session is open; what the node has to follow comes next, in `NodeState`."""
 
     protocol_version: int
     session_id: str
     node_id: str
     heartbeat_period_s: float
+    incarnation: int = 0
+
+
+class NodeState(Message, frozen=True, kw_only=True):
+    """Manager: what the node has to follow; sent after `Welcome` and whenever it changes."""
+
+    role: str
     managers: tuple[ManagerAddress, ...]
-
-
-class Managers(Message, frozen=True, kw_only=True):
-    """Manager: the list of managers changed."""
-
-    managers: tuple[ManagerAddress, ...]
+    heartbeat_period_s: float
+    incarnation: int = 0
+    issuer_digest: str = ""
+    """The root whose key shall have signed the node's certificate: renew it when another one did."""
+    trust_pem: str = ""
+    """The bundle of roots to trust."""
+    is_etcd_restart_due: bool = False
+    """Managers: it is this member's turn to be restarted, to take up the roots to trust."""
 
 
 class Assignments(Message, frozen=True, kw_only=True):
@@ -216,10 +286,12 @@ class Goodbye(Message, frozen=True, kw_only=True):
     """Either side: the session ends for this reason; the other should not wait for more."""
 
     reason: str
+    leader_address: str = ""
+    """From a manager that does not lead: who does, if it knows."""
 
 
 AgentMessage: TypeAlias = Hello | Heartbeat | StatusReport | DescriptionUpdate | Goodbye
-ManagerMessage: TypeAlias = Welcome | Managers | Assignments | StatusAcknowledgement | OpenStream | Goodbye
+ManagerMessage: TypeAlias = Welcome | NodeState | Assignments | StatusAcknowledgement | OpenStream | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
