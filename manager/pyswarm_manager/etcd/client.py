@@ -209,6 +209,11 @@ class EtcdClient:
         """Make a learner a voter. Raises Unavailable, also while it has not caught up yet (wait and try again), OutcomeUnknown."""
         await self._write(self._cluster.MemberPromote, rpc.MemberPromoteRequest(ID=member_id), MEMBERSHIP_TIMEOUT_S)
 
+    async def update_member(self, member_id: int, peer_url: str) -> None:
+        """Change where a member is reached by the others. Raises Unavailable, OutcomeUnknown."""
+        request = rpc.MemberUpdateRequest(ID=member_id, peerURLs=[peer_url])
+        await self._write(self._cluster.MemberUpdate, request, MEMBERSHIP_TIMEOUT_S)
+
     async def remove_member(self, member_id: int) -> None:
         """Remove a member; its process then exits by itself with code 0. Raises Unavailable, OutcomeUnknown."""
         await self._write(self._cluster.MemberRemove, rpc.MemberRemoveRequest(ID=member_id), MEMBERSHIP_TIMEOUT_S)

@@ -6,7 +6,8 @@ It may be killed at any time, and so may this process; the next start on the sam
   * a socket left behind is removed first: etcd 3.4 would find its address in use;
   * an etcd that is killed in its very first start, after it made its log and before it wrote itself into it, never serves again: it
     knows no voters. A founder whose data never served is therefore begun anew, the rest set aside (nothing was acknowledged);
-  * an exit that nobody asked for is followed by a restart, with growing pauses as long as it keeps exiting.
+  * an exit that nobody asked for is followed by a restart, with growing pauses as long as it keeps exiting. Not so when the cluster
+    removed the member or its data is lost or damaged (damage.py): then it must not run, and `wait_failed` says so.
 """
 
 import asyncio
@@ -17,14 +18,19 @@ import select
 import shutil
 import signal
 import socket
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import structlog
 
+from pyswarm_common.disk_space import is_disk_full
 from pyswarm_common.errors import Conflict, Unavailable
 from pyswarm_common.files import write_atomically
+from pyswarm_common.waiting import wait_first
 from pyswarm_manager.etcd.client import EtcdClient
+from pyswarm_manager.etcd.damage import DataDamaged, DataLost, DataUnusable, MemberRemoved, Verdict, judge_exit, missing_data
 from pyswarm_manager.etcd.settings import DEFAULT_PEER_PORT, EtcdSettings, check_version
 
 _log = structlog.get_logger(__name__)
@@ -33,10 +39,15 @@ STOP_TIMEOUT_S = 10.0
 SERVING_POLL_S = 0.02
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+FULL_DISK_PAUSE_S = 30.0
+SPACE_POLL_S = 0.5
 HEALTHY_AFTER_S = 10.0
 EXITS_AT_START = 5
+DAMAGED_EXITS = 2
+"""How often it must exit with words of damage: a disk may have misread once."""
 LOG_LIMIT_BYTES = 8 << 20
 _LOG_TAIL_BYTES = 2000
+_JUDGED_LOG_BYTES = 256 << 10
 _PORTS_TO_TRY = 1000
 
 
@@ -47,7 +58,12 @@ class EtcdMember:
         self.settings = settings
         self.restarts = 0
         """How often it exited unasked."""
+        self._exits: Counter[Verdict] = Counter()
+        self._log_start_bytes = 0
         self._supervisor: asyncio.Task[None] | None = None
+        self._is_restart_asked = False
+        self._has_begun = asyncio.Event()
+        """Set while the child runs that was started last."""
         self._process: asyncio.subprocess.Process | None = None
         self._pidfd: int | None = None
 
@@ -65,7 +81,7 @@ class EtcdMember:
         """Start the member and return when it serves.
 
         Raises FailedPrecondition (etcd is missing or unfit), Unavailable with the end of its log (it keeps exiting, or does not
-        serve within `timeout_s`); it does not run then.
+        serve within `timeout_s`), and what `wait_failed` raises; it does not run then.
         """
         self.settings.check()
         await check_version(self.settings.binary)
@@ -73,10 +89,12 @@ class EtcdMember:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         self.restarts = 0
+        self._exits.clear()
+        self._refuse_lost_data()
         self._supervisor = asyncio.create_task(self._supervise())
         try:
             async with asyncio.timeout(timeout_s):
-                await self._wait_serving()
+                await wait_first(self.wait_failed(), self._wait_serving())
             write_atomically(self.settings.bootstrapped_path, b"")
         except TimeoutError:
             await self.stop()
@@ -85,12 +103,40 @@ class EtcdMember:
             await self.stop()
             raise
 
+    async def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """End the child and start it again, as when its roots have changed; return when it serves and knows a raft leader.
+
+        Raises Unavailable when it does not within `timeout_s`; it is then still being started.
+        """
+        pidfd = self._pidfd
+        self.restarts = 0
+        self._has_begun.clear()
+        if pidfd is not None:
+            self._is_restart_asked = True
+            with contextlib.suppress(ProcessLookupError, OSError):
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await wait_first(self._has_begun.wait(), asyncio.sleep(STOP_TIMEOUT_S))
+                if not self._has_begun.is_set():
+                    self.kill()
+                    await self._has_begun.wait()
+                await self._wait_serving(with_leader=True)
+        except TimeoutError:
+            raise Unavailable(f"etcd did not restart within {timeout_s:g} s: {self._log_tail()}") from None
+
+    async def wait_failed(self) -> NoReturn:
+        """Raise MemberRemoved, DataLost or DataDamaged when the member can run no more; for ever otherwise."""
+        assert self._supervisor is not None
+        await asyncio.shield(self._supervisor)
+        raise AssertionError("the supervisor ends by failing only")
+
     async def stop(self) -> None:
         """End the member: SIGTERM, and after 10 s SIGKILL. Stopping twice is no error."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, MemberRemoved, DataUnusable):
                 await supervisor
 
     def kill(self) -> None:
@@ -107,16 +153,17 @@ class EtcdMember:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
 
-    async def _wait_serving(self) -> None:
+    async def _wait_serving(self, *, with_leader: bool = False) -> None:
         async with EtcdClient(self.socket_path) as client:
             while True:
                 if self.restarts >= EXITS_AT_START:
                     raise Unavailable(f"etcd cannot be started: {self._log_tail()}")
                 try:
-                    await client.status()
-                    return
+                    if (await client.status()).leader_id or not with_leader:
+                        return
                 except Unavailable:
-                    await asyncio.sleep(SERVING_POLL_S)
+                    pass
+                await asyncio.sleep(SERVING_POLL_S)
 
     async def _supervise(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -128,12 +175,43 @@ class EtcdMember:
             except OSError as error:
                 _log.error("etcd.cannot_run", error=str(error))
                 code = -1
+            if self._is_restart_asked:
+                self._is_restart_asked = False
+                continue
             self.restarts += 1
             if loop.time() - started_s > HEALTHY_AFTER_S:
                 pause_s = FIRST_PAUSE_S
+                self._exits[Verdict.PANICKED] = 0
+            self._judge(code)
             _log.warning("etcd.exited", code=code, restart_in_s=pause_s, log=self._log_tail())
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait so long; on a full disk until there is room, as a start would fail again."""
+        until_s = asyncio.get_running_loop().time() + FULL_DISK_PAUSE_S
+        await asyncio.sleep(pause_s)
+        while asyncio.get_running_loop().time() < until_s:
+            if not is_disk_full(self.settings.data_dir):
+                return
+            await asyncio.sleep(SPACE_POLL_S)
+
+    def _judge(self, code: int) -> None:
+        """Raise MemberRemoved, DataLost or DataDamaged unless the member may be started again."""
+        if is_disk_full(self.settings.data_dir):
+            return  # it could write neither its data nor its last words
+        verdict, words = judge_exit(code, self._log_of_this_run())
+        self._exits[verdict] += 1
+        if verdict is Verdict.REMOVED:
+            raise MemberRemoved("the cluster has removed this manager: its etcd member may not come back")
+        if self._exits[Verdict.DAMAGED] >= DAMAGED_EXITS or self._exits[Verdict.PANICKED] >= EXITS_AT_START:
+            raise DataDamaged(self.settings.data_dir, words)
+        self._refuse_lost_data()
+
+    def _refuse_lost_data(self) -> None:
+        missing = missing_data(self.settings.etcd_dir)
+        if missing is not None and self.settings.bootstrapped_path.exists():
+            raise DataLost(self.settings.data_dir, missing)
 
     async def _run_once(self) -> int:
         """Run the child until it exits; end it when cancelled."""
@@ -142,6 +220,7 @@ class EtcdMember:
         self.settings.socket_path.unlink(missing_ok=True)
         self._rotate_log()
         with self.settings.log_path.open("ab") as log:
+            self._log_start_bytes = log.tell()
             process = await asyncio.create_subprocess_exec(
                 *self.settings.command(),
                 cwd=self.settings.runtime_dir,
@@ -153,6 +232,7 @@ class EtcdMember:
         self._process = process
         try:
             self._pidfd = os.pidfd_open(process.pid)
+            self._has_begun.set()
             return await process.wait()
         except asyncio.CancelledError:
             await _end(process)
@@ -174,6 +254,14 @@ class EtcdMember:
         path = self.settings.log_path
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_suffix(".log.1"))
+
+    def _log_of_this_run(self) -> str:
+        path = self.settings.log_path
+        if not path.exists():
+            return ""
+        with path.open("rb") as log:
+            log.seek(max(self._log_start_bytes, path.stat().st_size - _JUDGED_LOG_BYTES))
+            return log.read().decode(errors="replace")
 
     def _log_tail(self) -> str:
         path = self.settings.log_path

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyswarm_common.errors import FailedPrecondition
+from pyswarm_manager.etcd.damage import bootstrapped_path
 
 DEFAULT_PEER_PORT = 2380
 PEER_HOSTNAME = "swarm-manager"
@@ -34,11 +35,15 @@ class EtcdSettings:
     key_path: Path
     root_path: Path
     """Trusted roots; read only at start."""
+    revocation_path: Path | None = None
+    """The list (PEM) of certificates that peers must not show any more; read at every handshake, so it must always be there."""
     other_members: dict[str, str] = field(default_factory=dict)
     """Name → peer URL of the other members when it starts for the first time."""
     initial_cluster_state: str = "new"
     """`new`, or `existing` when joining."""
     initial_cluster_token: str = "pyswarm"
+    forces_a_new_cluster: bool = False
+    """Whether it makes itself the only member of its cluster, keeping the data: for one start, after the others were lost."""
     quota_bytes: int = 8 << 30
     """The size of etcd's file at which it refuses writes."""
     binary: str = "etcd"
@@ -60,8 +65,8 @@ class EtcdSettings:
 
     @property
     def bootstrapped_path(self) -> Path:
-        """A file that is there once the member has served for the first time."""
-        return self.data_dir / "bootstrapped"
+        """A file that is there once the member has served for the first time; beside the data, to outlive its loss."""
+        return bootstrapped_path(self.data_dir)
 
     @property
     def founds_a_cluster(self) -> bool:
@@ -99,6 +104,7 @@ class EtcdSettings:
             "peer-trusted-ca-file": str(self.root_path),
             "peer-cert-allowed-hostname": PEER_HOSTNAME,
             "peer-client-cert-auth": "true",
+            **({"peer-crl-file": str(self.revocation_path)} if self.revocation_path else {}),
             "pre-vote": "true",
             "snapshot-count": "10000",
             "quota-backend-bytes": str(self.quota_bytes),
@@ -108,6 +114,8 @@ class EtcdSettings:
             "log-level": "warn",
             "log-outputs": "stderr",
         }
+        if self.forces_a_new_cluster:
+            options["force-new-cluster"] = "true"
         return ["setpriv", "--pdeathsig", "KILL", self.binary, *(f"--{name}={value}" for name, value in options.items())]
 
     def environment(self) -> dict[str, str]:
