@@ -130,6 +130,14 @@ class Backend(Protocol):
         """Return the ids of all members."""
         ...
 
+    async def voter_ids(self) -> Sequence[int]:
+        """Return the ids of the members that vote."""
+        ...
+
+    async def move_leader(self, member_id: int) -> None:
+        """Let another member become raft leader; the local one must be it now. Returns when it is."""
+        ...
+
     async def compact(self, revision: int) -> None:
         """Forget the history before `revision`. Compacting twice is no error."""
         ...

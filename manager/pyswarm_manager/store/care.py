@@ -2,20 +2,19 @@
 
 * Each minute the manager whose member is raft leader compacts to where the mirror was a minute before, so that watches that
   break have a minute of history to resume from.
-* Each manager defragments its own member (only the member itself can) when its file is more than twice its use; managers take
-  turns by the minute, in the order of their member ids, so that no two members are away at once.
+* Each manager defragments its own member (only the member itself can) when its file is more than twice its use, and never
+  two at once (defragment_turn.py).
 * When a member's space is used up, etcd refuses all writes, so nobody can hold the fence; therefore nothing here depends
   on it. The raft leader's manager compacts to the present, the full member's manager defragments it and disarms its alarm.
 """
 
-from collections.abc import Sequence
-
 import structlog
 
-from pyswarm_common.clock import NANOSECONDS_PER_SECOND, Clock
+from pyswarm_common.clock import Clock
 from pyswarm_common.errors import PyswarmError
 from pyswarm_common.waiting import wait_first
 from pyswarm_manager.store.backend import Backend, MemberStatus
+from pyswarm_manager.store.defragment_turn import DefragmentTurn
 from pyswarm_manager.store.member_watch import MemberWatch
 from pyswarm_manager.store.mirror import Mirror
 
@@ -31,14 +30,6 @@ def should_defragment(status: MemberStatus) -> bool:
     return status.file_bytes > DEFRAGMENT_FILE_BYTES and status.file_bytes > 2 * status.in_use_bytes
 
 
-def is_turn(member_id: int, member_ids: Sequence[int], now_ns: int) -> bool:
-    """Tell whether this minute belongs to the member."""
-    if member_id not in member_ids:
-        return False
-    minute = now_ns // (round(PERIOD_S) * NANOSECONDS_PER_SECOND)
-    return sorted(member_ids).index(member_id) == minute % len(member_ids)
-
-
 class Care:
     """Keeps the local member, and when it is raft leader the whole history, in good shape."""
 
@@ -47,6 +38,7 @@ class Care:
         self._mirror = mirror
         self._member = member
         self._clock = clock
+        self._turn = DefragmentTurn(backend, clock)
         self._compact_to = 0
 
     async def run(self) -> None:
@@ -72,8 +64,9 @@ class Care:
             return
         if status.is_leader and self._compact_to:
             await self._backend.compact(self._compact_to)
-        if should_defragment(status) and is_turn(status.member_id, await self._backend.member_ids(), self._clock.now_ns()):
+        if should_defragment(status) and (turn := await self._turn.take(status.member_id)) is not None:
             await self._defragment(status)
+            await self._turn.give_back(turn)
 
     async def _make_space(self, status: MemberStatus) -> None:
         if status.is_leader and self._mirror.compactable_revision:

@@ -17,6 +17,7 @@ import itertools
 import secrets
 from collections.abc import Mapping
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -36,6 +37,11 @@ class EnvelopeError(PyswarmError):
     """A stored value that cannot be opened: unknown format or data key, or changed by someone without the key."""
 
 
+class _EncodedKeys(msgspec.Struct):
+    active_id: int
+    keys: dict[int, bytes]
+
+
 class DataKeys:
     """The cluster's data keys by id; `active_id` seals, all open. Not for use from several threads."""
 
@@ -53,6 +59,19 @@ class DataKeys:
     def generate(cls) -> "DataKeys":
         """Return a set with one new random key, for a new cluster."""
         return cls({1: secrets.token_bytes(DATA_KEY_BYTES)}, active_id=1)
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> "DataKeys":
+        """Return the keys that `encode` gave. Raises PyswarmError when they are damaged."""
+        try:
+            file = msgspec.json.decode(encoded, type=_EncodedKeys)
+        except msgspec.DecodeError as error:
+            raise PyswarmError(f"the manager's data keys cannot be read: {error}") from error
+        return cls(file.keys, file.active_id)
+
+    def encode(self) -> bytes:
+        """Return the keys as a node keeps them on disk and passes them to a manager that joins."""
+        return msgspec.json.encode(_EncodedKeys(active_id=self.active_id, keys=self.keys))
 
     def with_new_active_key(self) -> "DataKeys":
         """Return these keys and one new random key, which seals from now on."""

@@ -46,6 +46,14 @@ class EtcdBackend:
         """Return the ids of all members. Raises Unavailable."""
         return [int(member.ID) for member in await self._client.members()]
 
+    async def voter_ids(self) -> Sequence[int]:
+        """Return the ids of the members that vote. Raises Unavailable."""
+        return [int(member.ID) for member in await self._client.members() if not member.isLearner]
+
+    async def move_leader(self, member_id: int) -> None:
+        """Let another member become raft leader. Raises Unavailable."""
+        await self._client.move_leader(member_id)
+
     async def compact(self, revision: int) -> None:
         """Forget the history before `revision`. Raises Unavailable."""
         await self._client.compact(revision)

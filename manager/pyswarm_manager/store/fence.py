@@ -25,10 +25,11 @@ class FenceLost(Exception):
 
 
 class HeldFence(NamedTuple):
-    """The fence in our hands: what writes compare."""
+    """The fence in our hands: what writes compare. `asked_s`: when it was asked for, on this manager's clock."""
 
     epoch: int
     revision: int
+    asked_s: float
 
     @property
     def compare(self) -> Compare:
@@ -45,16 +46,25 @@ class FenceTaker:
         self._node_id = node_id
         self._clock = clock
 
-    async def take(self, raft_term: int, may_take: Callable[[Fence | None], bool]) -> HeldFence | None:
-        """Take the next epoch; None when `may_take` refuses to take it from the holder that is found."""
+    async def take(
+        self, raft_term: int, may_take: Callable[[Fence | None], bool], silent_since: int | None = None
+    ) -> HeldFence | None:
+        """Take the next epoch; None when `may_take` refuses to take it from the holder that is found.
+
+        `silent_since`: None also when there is a heartbeat of a later revision than this one.
+        """
         while True:
             try:
                 found = await self._backend.read(FENCE_KEY)
                 fence = self._codec.open_fence(found.entry.value) if found.entry is not None else None
                 if not may_take(fence):
                     return None
-                held = await self._swap(found, fence.epoch + 1 if fence is not None else 1, raft_term)
+                is_ours = fence is not None and fence.node == self._node_id
+                silence = [Compare(LEADER_KEY, silent_since)] if silent_since is not None and not is_ours else []
+                held = await self._swap(found, fence.epoch + 1 if fence is not None else 1, raft_term, silence)
                 if held is not None:
+                    _log.info("store.fence_taken", epoch=held.epoch, raft_term=raft_term)
+                if held is not None or silence:
                     return held
             except Unavailable as error:
                 _log.info("store.fence_not_taken", error=error.message)
@@ -67,15 +77,27 @@ class FenceTaker:
             raise FenceLost("another manager took the fence")
         return held
 
+    async def vacate(self) -> None:
+        """Leave the fence, if it is ours, to the raft leader's manager. Raises Unavailable."""
+        found = await self._backend.read(FENCE_KEY)
+        fence = self._codec.open_fence(found.entry.value) if found.entry is not None else None
+        if fence is None or fence.node != self._node_id:
+            return
+        vacant = Fence(epoch=fence.epoch + 1, node="", raft_term=fence.raft_term)
+        await self._backend.commit(
+            [Compare(FENCE_KEY, found.mod_revision)], [Put(FENCE_KEY, self._codec.seal_record(FENCE_KEY, vacant))]
+        )
+
     def heartbeat(self) -> Put:
         """Return the write that shows that the leader lives."""
         heartbeat = Heartbeat(node=self._node_id, at_ns=self._clock.now_ns())
         return Put(LEADER_KEY, self._codec.seal_record(LEADER_KEY, heartbeat))
 
-    async def _swap(self, found: Reading, epoch: int, raft_term: int) -> HeldFence | None:
+    async def _swap(self, found: Reading, epoch: int, raft_term: int, silence: list[Compare]) -> HeldFence | None:
         fence = Fence(epoch=epoch, node=self._node_id, raft_term=raft_term)
+        asked_s = self._clock.monotonic_s()
         result = await self._backend.commit(
-            [Compare(FENCE_KEY, found.mod_revision)],
+            [Compare(FENCE_KEY, found.mod_revision), *silence],
             [Put(FENCE_KEY, self._codec.seal_record(FENCE_KEY, fence)), self.heartbeat()],
         )
-        return HeldFence(epoch, result.revision) if result.succeeded else None
+        return HeldFence(epoch, result.revision, asked_s) if result.succeeded else None

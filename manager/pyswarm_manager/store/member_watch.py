@@ -19,6 +19,7 @@ class MemberWatch:
         self._backend = backend
         self._clock = clock
         self._leaderless_since_s: float | None = clock.monotonic_s()
+        self._excused_until_s = 0.0
         self._waiters = Waiters()
 
     @property
@@ -33,10 +34,14 @@ class MemberWatch:
 
     @property
     def leaderless_for_s(self) -> float:
-        """For how many seconds the local member has seen no raft leader; 0 while it sees one."""
+        """For how many seconds the local member has seen no raft leader; 0 while it sees one, and while that is excused."""
         if self._leaderless_since_s is None:
             return 0.0
-        return self._clock.monotonic_s() - self._leaderless_since_s
+        return max(0.0, self._clock.monotonic_s() - max(self._leaderless_since_s, self._excused_until_s))
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count the next seconds: the local member is being restarted, and whoever wants something shall wait for it."""
+        self._excused_until_s = self._clock.monotonic_s() + seconds
 
     @property
     def raft_term(self) -> int:

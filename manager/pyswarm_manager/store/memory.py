@@ -225,6 +225,17 @@ class MemoryBackend:
         """Return the ids of all members."""
         return tuple(self.cluster.members)
 
+    async def voter_ids(self) -> Sequence[int]:
+        """Return the ids of the members that vote: all."""
+        return tuple(self.cluster.members)
+
+    async def move_leader(self, member_id: int) -> None:
+        """Elect another member. Raises Unavailable when this one does not lead, or the other one is blind."""
+        await asyncio.sleep(0)
+        if self.cluster.leader_id != self.member_id or member_id in self.cluster.blind_members:
+            raise Unavailable("not leader, or the other member does not answer")
+        self.cluster.elect(member_id)
+
     async def compact(self, revision: int) -> None:
         """Forget the history before `revision`."""
         self.cluster.compact(revision)

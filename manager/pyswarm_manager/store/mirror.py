@@ -15,7 +15,7 @@ Design
 
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import structlog
 
@@ -87,9 +87,13 @@ class Mirror:
         """Return once every change up to `revision` is in the tables."""
         await self._waiters.until(lambda: self.is_loaded and self.revision >= revision)
 
-    async def wait_fence_of_other(self, node: str) -> None:
-        """Return once the fence is seen in other hands than `node`'s."""
-        await self._waiters.until(lambda: self.fence is not None and self.fence.node != node)
+    async def wait_until(self, predicate: Callable[[], bool]) -> None:
+        """Return once `predicate`, which looks at the mirror, holds."""
+        await self._waiters.until(predicate)
+
+    async def wait_fence_of_other(self, node: str, revision: int) -> None:
+        """Return once the fence is seen in other hands than `node`'s, which took it at this revision."""
+        await self._waiters.until(lambda: self.fence is not None and self.fence.node != node and self.fence_revision > revision)
 
     def subscribe(self, types: Iterable[type[AnyObject]]) -> Subscription:
         """Return a subscription to all later changes of these types (none given: all types)."""

@@ -3,6 +3,7 @@
     pyswarm/objects/<kind>/<id>   one object each (kind: `services`, `tasks`, …)
     pyswarm/fence                 who may write: every write compares its mod_revision
     pyswarm/leader                the leader's heartbeat, renewed each second
+    pyswarm/defragmenting         the id of the member that defragments its file, while it does
     pyswarm/version_base          added to mod_revisions to give the API's version indexes
 
 Everything that pyswarm writes lies under `pyswarm/`, so that a watch sees every revision there is.
@@ -16,6 +17,7 @@ from pyswarm_manager.store.envelope import DataKeys
 OBJECTS_PREFIX = "pyswarm/objects/"
 FENCE_KEY = "pyswarm/fence"
 LEADER_KEY = "pyswarm/leader"
+DEFRAGMENT_KEY = "pyswarm/defragmenting"
 VERSION_BASE_KEY = "pyswarm/version_base"
 VERSION_BASE_STEP = 1 << 32
 """What a restore or a forced new cluster adds to the base, so that an old index never matches new content."""

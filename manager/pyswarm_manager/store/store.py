@@ -10,7 +10,7 @@
     with store.watch(Task) as subscription: ...
 
 The parts: mirror.py (reading), writer.py with batch.py and transaction.py (writing), fence.py and leadership.py (who writes),
-care.py (housekeeping), watchdog.py (a hanging leader), backend.py (what lies below).
+care.py (housekeeping), handover.py (a leader that goes), watchdog.py (one that hangs), backend.py (what lies below).
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from pyswarm_manager.store.backend import Backend
 from pyswarm_manager.store.care import Care
 from pyswarm_manager.store.envelope import DataKeys
 from pyswarm_manager.store.fence import FenceTaker
+from pyswarm_manager.store.handover import HandOver
 from pyswarm_manager.store.leadership import LEADERLESS_S, Leadership, LeadershipKeeper, no_leader
 from pyswarm_manager.store.member_watch import MemberWatch
 from pyswarm_manager.store.mirror import Mirror
@@ -35,6 +36,7 @@ from pyswarm_manager.store.subscription import Subscription
 from pyswarm_manager.store.tables import Tables, View
 from pyswarm_manager.store.transaction import Transaction
 from pyswarm_manager.store.watchdog import LoopWatchdog
+from pyswarm_manager.store.write_count import note_write
 from pyswarm_manager.store.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ class Store:
         on_leader_hang: Callable[[], None] | None = None,
     ) -> None:
         codec = Codec(data_keys)
+        self.node_id = node_id
         self._backend = backend
         self._clock = clock
         self._mirror = Mirror(backend, codec, clock)
@@ -66,8 +69,12 @@ class Store:
         fences = FenceTaker(backend, codec, node_id, clock)
         self._writer = Writer(backend, self._mirror, codec, fences, clock)
         self._keeper = LeadershipKeeper(backend, self._mirror, self._member, fences, self._writer, node_id, clock)
+        self._hand_over = HandOver(backend, self._mirror, self._member, fences, self._keeper, node_id, clock)
         self._care = Care(backend, self._mirror, self._member, clock)
         self._watchdog = LoopWatchdog(on_leader_hang, lambda: self.is_leader) if on_leader_hang is not None else None
+
+        self.trouble: Callable[[], str] = lambda: ""
+        """Says what is wrong with this manager, if it is known; told to those whose updates are refused."""
 
     async def run(self) -> None:
         """Run the store's parts until cancelled. Raises (in a group) what none of them can go on after, such as EnvelopeError."""
@@ -93,6 +100,11 @@ class Store:
         """The revision that the view is at."""
         return self._mirror.revision
 
+    @property
+    def version_base(self) -> int:
+        """What is added to revisions to give version indexes. It rises when history is set back: by a restore, for one."""
+        return self._mirror.version_base
+
     async def wait_loaded(self) -> None:
         """Return once the view holds what the cluster holds."""
         await self._mirror.wait_loaded()
@@ -105,13 +117,13 @@ class Store:
         """Run `function` on the head, in its turn; return its result once its changes are committed and in the view.
 
         The function must not await, and may run several times: it should change nothing but the transaction, and choose ids
-        beforehand. What it raises is raised here, and its changes are undone. Raises Unavailable when this manager does not lead or
-        stops leading, its subclass OutcomeUnknown when it stops while the commit is under way, TransactionTooLarge beyond 100
-        objects or 1 MiB.
+        beforehand. What it raises is raised here, and its changes are undone. Raises NotDone when this manager does not lead or
+        stops leading, OutcomeUnknown when it stops while the commit is under way, TransactionTooLarge beyond 100 objects or 1 MiB.
         """
-        if self._keeper.current is None or self._member.leaderless_for_s >= LEADERLESS_S:
-            raise no_leader()
+        if self._keeper.current is None or self.is_leaderless:
+            raise no_leader(self.trouble())
         result: ResultT = await self._writer.submit(function)
+        note_write()
         return result
 
     def version_index(self, item: AnyObject) -> int:
@@ -122,11 +134,13 @@ class Store:
     async def read_index(self) -> None:
         """Return once the view includes every write that was acknowledged before the call, on whichever manager.
 
-        When there has been no raft leader for 1 s it returns at once, or as soon as that is so: reads then show what this manager
-        last knew. Raises Unavailable when the cluster has a leader but does not answer for 5 s.
+        When there has been no raft leader for 1 s, as far as this manager's member knows, it returns at once, or as soon as that is
+        so: reads then show what this manager last knew. That is so, too, when the member is down, frozen or cut off from the
+        others; who wants to know what those have reads at their leader (`forwarding.leader_requests`). Raises Unavailable when the
+        cluster has a leader but does not answer for 5 s.
         """
         deadline_s = self._clock.monotonic_s() + READ_INDEX_TIMEOUT_S
-        while self._member.leaderless_for_s < LEADERLESS_S:
+        while not self.is_leaderless:
             try:
                 await wait_first(self._reach_read_index(), self._member.wait_leaderless_for(LEADERLESS_S))
             except Unavailable:
@@ -148,9 +162,46 @@ class Store:
     @property
     def leader_node_id(self) -> str | None:
         """The node that leads, as far as this manager knows; None when there has been no raft leader for 1 s."""
-        if self._mirror.fence is None or self._member.leaderless_for_s >= LEADERLESS_S:
+        if self._mirror.fence is None or self.is_leaderless:
             return None
-        return self._mirror.fence.node
+        return self._mirror.fence.node or None
+
+    @property
+    def leader_address(self) -> str:
+        """The node port (host:port) of the manager that leads; "" when that is this one, or unknown."""
+        node = self._tables.nodes.get(self.leader_node_id or "")
+        return node.manager.address if node is not None and node.manager is not None and node.id != self.node_id else ""
+
+    @property
+    def is_leaderless(self) -> bool:
+        """Whether there has been no raft leader for 1 s, as far as this manager's member knows."""
+        return self._member.leaderless_for_s >= LEADERLESS_S
+
+    async def wait_leader_other_than(self, node_id: str | None) -> None:
+        """Return when another manager than this one leads, or none has for 1 s."""
+        await wait_first(
+            self._mirror.wait_until(lambda: self.leader_node_id != node_id), self._member.wait_leaderless_for(LEADERLESS_S)
+        )
+
+    async def hand_over(self) -> bool:
+        """Stop leading, until `resume_leading`, and let another manager lead; whether one does. Takes 5 s at most.
+
+        The update under way is finished, those that wait raise NotDone, and this manager goes on reading.
+        """
+        return await self._hand_over.run()
+
+    def excuse_member(self, seconds: float) -> None:
+        """Let requests wait, instead of failing, while the local member is restarted on purpose; for this time at most."""
+        self._member.excuse(seconds)
+
+    def resume_leading(self) -> None:
+        """After `hand_over`: lead again when it is this manager's turn."""
+        self._keeper.resume()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this manager's etcd member answers."""
+        return self._member.status is not None
 
     @property
     def has_alarm(self) -> bool:

@@ -59,6 +59,12 @@ class Writer:
         self._sent_fence_revision = 0
         self._work = asyncio.Event()
         self._heartbeat_is_due = False
+        self.is_stopping = False
+        """Whether `run` returns after the batch under way."""
+
+    def wake(self) -> None:
+        """Let `run` look at `is_stopping`."""
+        self._work.set()
 
     def submit(self, function: Callable[[Transaction], Any]) -> "asyncio.Future[Any]":
         """Queue a function; the future gets what it returns or raises once its changes are committed."""
@@ -67,24 +73,26 @@ class Writer:
         self._work.set()
         return update.future
 
-    async def run(self, fence: HeldFence, raft_term: int, asked_s: float, on_ready: Callable[[], None]) -> None:
-        """Write under this fence until it is lost (FenceLost). `asked_s`: when the fence was asked for."""
-        self.confirmed_s = asked_s
+    async def run(self, fence: HeldFence, raft_term: int, on_ready: Callable[[], None]) -> None:
+        """Write under this fence until it is lost (FenceLost) or `is_stopping`."""
+        self.confirmed_s = fence.asked_s
         await self._mirror.wait_revision(fence.revision)
         self._head = self._mirror.tables.copy()
+        self._heartbeat_is_due = self._clock.monotonic_s() - self.confirmed_s >= HEARTBEAT_PERIOD_S
+        self._work.set()
         on_ready()
         await wait_first(self._tick_heartbeats(), self._write_batches(fence, raft_term))
 
-    def fail_all(self, error: PyswarmError) -> None:
-        """Fail what waits: with `error` when it was certainly not committed, else with OutcomeUnknown."""
+    def fail_all(self, error: PyswarmError, unknown: OutcomeUnknown) -> None:
+        """Fail what waits: with `error` when it was certainly not committed, else with `unknown`."""
         batch, self._in_flight = self._in_flight, None
         if batch is not None:
-            self._fail_in_flight(batch, error)
+            self._fail_in_flight(batch, error, unknown)
         queue, self._queue = self._queue, deque()
         for update in queue:
             update.fail(error)
 
-    def _fail_in_flight(self, batch: Batch, error: PyswarmError) -> None:
+    def _fail_in_flight(self, batch: Batch, error: PyswarmError, unknown: OutcomeUnknown) -> None:
         is_settled = self._mirror.fence_revision > self._sent_fence_revision
         was_committed = batch.was_committed(self._mirror.tables)
         for update in batch.updates:
@@ -93,7 +101,7 @@ class Writer:
             elif is_settled:
                 update.fail(error)
             else:
-                update.fail(OutcomeUnknown(error.message, grpc_code=error.grpc_code))
+                update.fail(unknown)
 
     async def _tick_heartbeats(self) -> None:
         while True:
@@ -102,10 +110,10 @@ class Writer:
             self._work.set()
 
     async def _write_batches(self, fence: HeldFence, raft_term: int) -> None:
-        while True:
+        while not self.is_stopping:
             await self._work.wait()
             self._work.clear()
-            while self._queue or self._heartbeat_is_due:
+            while (self._queue or self._heartbeat_is_due) and not self.is_stopping:
                 fence = await self._write_batch(fence, raft_term)
 
     async def _write_batch(self, fence: HeldFence, raft_term: int) -> HeldFence:
@@ -117,8 +125,10 @@ class Writer:
             await asyncio.sleep(0)
             return fence
         sent_s = self._clock.monotonic_s()
-        if self._heartbeat_is_due:
+        has_heartbeat = self._heartbeat_is_due  # it may fall due again while this commit is under way
+        if has_heartbeat:
             operations.append(self._fences.heartbeat())
+            self._heartbeat_is_due = False
         self._in_flight, self._sent_fence_revision = batch, fence.revision
         try:
             result = await self._backend.commit([fence.compare], operations)
@@ -128,10 +138,12 @@ class Writer:
         except Unavailable as error:
             _log.info("store.commit_refused", error=error.message)
             self._put_back(batch)
+            self._heartbeat_is_due |= has_heartbeat
             await self._clock.sleep(RETRY_PAUSE_S)
             return fence
         except PyswarmError as error:
             self._in_flight = None
+            self._heartbeat_is_due |= has_heartbeat
             batch.undo()
             for update in batch.updates:
                 update.fail(error)
@@ -139,8 +151,8 @@ class Writer:
         if not result.succeeded:
             self._put_back(batch)
             raise FenceLost("another manager took the fence")
-        if self._heartbeat_is_due:
-            self.confirmed_s, self._heartbeat_is_due = sent_s, False
+        if has_heartbeat:
+            self.confirmed_s = sent_s
         batch.note_committed(result.revision)
         await self._bring_mirror_to(result.revision, operations)
         self._deliver(batch)
@@ -170,10 +182,9 @@ class Writer:
 
     async def _settle(self, batch: Batch, raft_term: int) -> HeldFence:
         """Find out whether a batch whose answer was lost was committed, under a new epoch."""
-        asked_s = self._clock.monotonic_s()
         fence = await self._fences.renew(raft_term)
         await self._mirror.wait_revision(fence.revision)
-        self.confirmed_s, self._heartbeat_is_due = asked_s, False
+        self.confirmed_s, self._heartbeat_is_due = fence.asked_s, False
         self._head = self._mirror.tables.copy()
         if batch.was_committed(self._mirror.tables):
             self._deliver(batch)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from pyswarm_common.clock import ManualClock
-from pyswarm_common.errors import OutcomeUnknown, Unavailable
+from pyswarm_common.errors import NotDone, OutcomeUnknown, Unavailable
 from pyswarm_common.objects import Service
 from pyswarm_manager.store.backend import Put
 from pyswarm_manager.store.envelope import DataKeys, EnvelopeError
@@ -184,6 +184,24 @@ async def test_an_answer_lost_together_with_the_leadership_is_found_out(
     assert (await update).id == "a"
     await second.read_index()
     assert "a" in second.view.services
+
+
+async def test_a_leader_that_has_not_heard_who_took_the_fence_does_not_take_it_back(
+    stores: tuple[Store, Store], cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    """As after a pause: it still is raft leader in the same term, and its mirror still shows its own fence."""
+    first, _ = stores
+    leadership = await first.wait_leader()
+    first._mirror._backend.watch = lambda _: _never()  # type: ignore[method-assign,attr-defined]
+    cluster.break_watches()
+    await settle()
+    fence = Fence(epoch=leadership.epoch + 1, node="thief", raft_term=cluster.raft_term)
+    cluster.commit([], [Put(FENCE_KEY, Codec(cluster.data_keys).seal_record(FENCE_KEY, fence))])
+    with pytest.raises(NotDone):
+        await first.update(lambda tx: tx.create(Service(id="a")))
+    await clock.advance(2.0)
+    assert not first.is_leader
+    assert Codec(cluster.data_keys).open_fence(cluster.entries[FENCE_KEY].value) == fence
 
 
 async def test_work_runs_while_leading(stores: tuple[Store, Store], cluster: MemoryCluster, clock: ManualClock) -> None:
