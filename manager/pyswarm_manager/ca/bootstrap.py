@@ -1,6 +1,5 @@
 """The first objects of a new cluster: the cluster with its CA and join tokens, and its first node."""
 
-import datetime
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Cluster, ManagerStatus, Node, NodeDescription, NodeStatus
 from pyswarm_common.specs import NodeSpec
 from pyswarm_manager.ca.authority import signing_key_digest
+from pyswarm_manager.ca.signing import issued, moment, signing_in_force
 from pyswarm_manager.store.transaction import Transaction
 
 
@@ -46,8 +46,7 @@ def new_cluster(
     clock: Clock,
 ) -> NewCluster:
     """Return a new cluster with its CA, tokens and first manager. `settings`: fields of Cluster; `node_address`: host:port."""
-    now = datetime.datetime.fromtimestamp(clock.now_ns() / 1e9, datetime.UTC)
-    root_pem, root_key_pem = pki.new_root(now)
+    root_pem, root_key_pem = pki.new_root(moment(clock.now_ns()))
     cluster = Cluster(
         id=new_id(),
         root_certificate_pem=root_pem,
@@ -65,8 +64,9 @@ def new_cluster(
         status=NodeStatus(state="unknown", address=address),
         manager=ManagerStatus(address=node_address),
     )
+    cluster = msgspec.structs.replace(cluster, **settings)
     identity = pki.NodeIdentity(node_id=node.id, role="manager", cluster_id=cluster.id)
-    certificate_pem = pki.sign_node_certificate(
-        root_pem, root_key_pem, request_pem, identity, (address, data_path_address, "127.0.0.1"), now
-    )
-    return NewCluster(msgspec.structs.replace(cluster, **settings), node, certificate_pem)
+    addresses = (address, data_path_address, "127.0.0.1")
+    certificate_pem = signing_in_force(cluster).sign(request_pem, identity, addresses, clock.now_ns())
+    node = msgspec.structs.replace(node, certificates=(issued(certificate_pem, "manager"),))
+    return NewCluster(cluster, node, certificate_pem)
