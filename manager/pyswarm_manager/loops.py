@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from pyswarm_common.clock import NANOSECONDS_PER_SECOND, Clock
+from pyswarm_common.clock import Clock
 from pyswarm_common.objects import AnyObject
 from pyswarm_manager.agenda import Agenda
 from pyswarm_manager.decisions import DEFAULT_LIMIT, LEAST_LIMIT, Decisions
@@ -57,9 +57,9 @@ class ControlLoop(ABC):
             agenda.add(self.all_keys(self._store.view))
             while True:
                 self._note(agenda, subscription.take())
-                keys = agenda.take(self._clock.now_ns(), self._cost, TASKS_PER_LOOK)
+                keys = agenda.take(self._clock.monotonic_s(), self._cost, TASKS_PER_LOOK)
                 if not keys:
-                    self._note(agenda, await self._wait_changes(subscription, agenda.next_alarm_ns))
+                    self._note(agenda, await self._wait_changes(subscription, agenda.next_alarm_s))
                     continue
                 await self._look(agenda, keys)
                 if self.pause_s and not agenda.has_due:
@@ -75,7 +75,7 @@ class ControlLoop(ABC):
                 if limit <= LEAST_LIMIT:
                     raise
                 limit = max(LEAST_LIMIT, limit // 4)
-        agenda.note(decisions)
+        agenda.note(decisions, self._clock.now_ns(), self._clock.monotonic_s())
         self.after_commit(decisions)
 
     def _decide_and_apply(self, tx: Transaction, keys: list[str], limit: int) -> Decisions:
@@ -91,11 +91,11 @@ class ControlLoop(ABC):
         for change in changes:
             agenda.add(self.keys_of(change, view))
 
-    async def _wait_changes(self, subscription: Subscription, alarm_ns: int | None) -> list[Change]:
+    async def _wait_changes(self, subscription: Subscription, alarm_s: float | None) -> list[Change]:
         """Return the next changes, or none when the alarm goes off first."""
-        if alarm_ns is None:
+        if alarm_s is None:
             return await anext(subscription)
-        delay_s = max(0, alarm_ns - self._clock.now_ns()) / NANOSECONDS_PER_SECOND
+        delay_s = max(0.0, alarm_s - self._clock.monotonic_s())
         changes = asyncio.ensure_future(anext(subscription))
         alarm = asyncio.ensure_future(self._clock.sleep(delay_s))
         try:

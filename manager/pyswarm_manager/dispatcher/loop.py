@@ -5,8 +5,8 @@ gets one message, with the views of the same moment: a task's removal and its le
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -15,20 +15,26 @@ from pyswarm_common import wire
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
 from pyswarm_common.ids import new_id
-from pyswarm_common.objects import AnyObject, Network, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus
+from pyswarm_common.objects import AnyObject, Cluster, Network, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus
 from pyswarm_common.task_states import Writer, may_write
 from pyswarm_manager.ca.authority import manager_addresses
+from pyswarm_manager.ca.rotation.decide import etcd_restart_turn
 from pyswarm_manager.dispatcher.assignments import next_assignments
-from pyswarm_manager.dispatcher.liveness import TICK_S, Liveness
+from pyswarm_manager.dispatcher.liveness import PROBE_TIMEOUT_S, TICK_S, Liveness, heartbeat_period_s
 from pyswarm_manager.dispatcher.network_views import NetworkViews
+from pyswarm_manager.dispatcher.node_states import node_state
+from pyswarm_manager.dispatcher.probe import accepts_connections
 from pyswarm_manager.dispatcher.sessions import Session, Sessions
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.transaction import Transaction
 
 GATHER_S = 0.02
 STATUSES_PER_UPDATE = 80
+NODES_PER_UPDATE = 80
 
 T = TypeVar("T")
+Probe: TypeAlias = Callable[[str, float], Awaitable[bool]]
+"""Tells whether something takes connections at host:port, within so many seconds."""
 
 _log = structlog.get_logger()
 
@@ -36,30 +42,33 @@ _log = structlog.get_logger()
 class Dispatcher:
     """All sessions of the cluster's agents."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, probe: Probe = accepts_connections) -> None:
         self._store = store
         self._clock = clock
+        self._probe = probe
         self._sessions = Sessions()
         self._views = NetworkViews()
         self._liveness: Liveness | None = None
         self._touched: set[str] = set()
+        self._states_changed = False
+        self._etcd_turn = ""
 
     async def run(self) -> None:
         """Serve sessions while this manager leads; ending ends them all, and agents dial again."""
         view = self._store.view
-        self._liveness = Liveness(view.cluster.heartbeat_period_s, self._clock.monotonic_s())
+        self._liveness = Liveness(self._heartbeat_period_s, self._clock.monotonic_s())
         self._views = NetworkViews()
         try:
-            with self._store.watch(Task, Service, Node, Network) as subscription:
+            with self._store.watch(Task, Service, Node, Network, Cluster) as subscription:
                 for table in (view.networks, view.nodes, view.services, view.tasks):
                     for item in table:
                         self._note(None, item)
-                self._views.refresh(view, self._store.revision)
+                self._views.refresh(view, self._store.version_base + self._store.revision)
                 for node in view.nodes:
                     if node.status.state in ("ready", "unknown"):
                         self._liveness.expect(node.id, self._clock.monotonic_s())
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._watch_deadlines(self._liveness))
+                    group.create_task(self._watch_deadlines(self._liveness, group))
                     while True:
                         for change in await anext(subscription):
                             self._note(change.before, change.after)
@@ -69,7 +78,7 @@ class Dispatcher:
                         self._flush()
         finally:
             self._liveness = None
-            self._sessions.end_all("this manager does not lead any more")
+            self._sessions.end_all("this manager does not lead any more", self._store.leader_address)
 
     @property
     def is_running(self) -> bool:
@@ -95,6 +104,8 @@ class Dispatcher:
                 f"the agent speaks session versions {hello.protocol_versions}, this manager {wire.PROTOCOL_VERSIONS}"
             )
         await self._store.update(lambda tx: _mark_ready(tx, node_id, hello.description))
+        if self._liveness is None:
+            raise Unavailable("this manager does not lead any more")
         self._liveness.heard(node_id, self._clock.monotonic_s())
         session = Session(new_id(), node_id, hello.view_versions)
         session.send(
@@ -102,10 +113,12 @@ class Dispatcher:
                 protocol_version=wire.PROTOCOL_VERSIONS[-1],
                 session_id=session.id,
                 node_id=node_id,
-                heartbeat_period_s=self._store.view.cluster.heartbeat_period_s,
-                managers=manager_addresses(self._store.view),
+                heartbeat_period_s=self._heartbeat_period_s,
+                incarnation=self._store.view.cluster.incarnation,
             )
         )
+        self._note_etcd_turn()
+        self._tell_state(session, manager_addresses(self._store.view))
         self._sessions.open(session)
         self._bring_up_to_date(session)
         return session
@@ -131,17 +144,38 @@ class Dispatcher:
             part = updates[start : start + STATUSES_PER_UPDATE]
             await self._store.update(lambda tx, part=part: _write_statuses(tx, node_id, part))  # type: ignore[misc]
 
-    async def _watch_deadlines(self, liveness: Liveness) -> None:
+    async def _watch_deadlines(self, liveness: Liveness, group: asyncio.TaskGroup) -> None:
         while True:
             await self._clock.sleep(TICK_S)
-            dead = liveness.tick(self._clock.monotonic_s())
-            for node_id in dead:
-                _log.warning("node.down", node=node_id, reason="heartbeat failure")
-                session = self._sessions.get(node_id)
-                if session is not None:
-                    session.end("heartbeats were missed")
-                    self._sessions.close(session)
-                await self._store.update(lambda tx, node_id=node_id: _mark_down(tx, node_id))  # type: ignore[misc]
+            verdict = liveness.tick(self._clock.monotonic_s(), self._can_be_probed)
+            for node_id in verdict.to_probe:
+                group.create_task(self._probe_node(liveness, node_id))
+            for start in range(0, len(verdict.dead), NODES_PER_UPDATE):
+                await self._declare_dead(verdict.dead[start : start + NODES_PER_UPDATE])
+
+    def _can_be_probed(self, node_id: str) -> bool:
+        node = self._store.view.nodes.get(node_id)
+        return node is not None and node.manager is not None and bool(node.manager.address)
+
+    async def _probe_node(self, liveness: Liveness, node_id: str) -> None:
+        node = self._store.view.nodes.get(node_id)
+        address = node.manager.address if node is not None and node.manager is not None else ""
+        is_reachable = await self._probe(address, PROBE_TIMEOUT_S)
+        liveness.probed(node_id, self._clock.monotonic_s(), is_reachable=is_reachable)
+
+    async def _declare_dead(self, node_ids: list[str]) -> None:
+        _log.warning("nodes.down", nodes=node_ids, reason="heartbeat failure")
+        for node_id in node_ids:
+            session = self._sessions.get(node_id)
+            if session is not None:
+                session.end("heartbeats were missed")
+                self._sessions.close(session)
+        await self._store.update(lambda tx: _mark_down(tx, node_ids))
+
+    @property
+    def _heartbeat_period_s(self) -> float:
+        view = self._store.view
+        return heartbeat_period_s(view.cluster.heartbeat_period_s, len(view.nodes))
 
     def _note(self, before: AnyObject | None, after: AnyObject | None) -> None:
         match after or before:
@@ -152,7 +186,10 @@ class Dispatcher:
                 self._views.note_service(_as(Service, before), _as(Service, after))
             case Network():
                 self._views.note_network(_as(Network, before), _as(Network, after))
+            case Cluster():
+                self._states_changed = True
             case Node() as node:
+                self._states_changed = True
                 self._views.note_node(_as(Node, before), _as(Node, after))
                 if after is None and self._liveness is not None:
                     self._liveness.forget(node.id)
@@ -161,11 +198,36 @@ class Dispatcher:
                         session.end("the node was removed from the cluster")
 
     def _flush(self) -> None:
-        changed = self._views.refresh(self._store.view, self._store.revision)
+        changed = self._views.refresh(self._store.view, self._store.version_base + self._store.revision)
         touched, self._touched = self._touched, set()
+        if self._states_changed:
+            self._states_changed = False
+            self._adopt_period()
+            self._note_etcd_turn()
+            managers = manager_addresses(self._store.view)
+            for session in self._sessions:
+                self._tell_state(session, managers)
         for session in self._sessions:
             if session.node_id in touched or not changed.isdisjoint(session.sent.views):
                 self._bring_up_to_date(session)
+
+    def _adopt_period(self) -> None:
+        period_s = self._heartbeat_period_s
+        if self._liveness is not None and period_s != self._liveness.heartbeat_period_s:
+            self._liveness.change_period(period_s, self._clock.monotonic_s())
+
+    def _note_etcd_turn(self) -> None:
+        view = self._store.view
+        self._etcd_turn = etcd_restart_turn(view.cluster, view.nodes, self._store.leader_node_id or "")
+
+    def _tell_state(self, session: Session, managers: tuple[wire.ManagerAddress, ...]) -> None:
+        node = self._store.view.nodes.get(session.node_id)
+        if node is None:
+            return
+        state = node_state(self._store.view, node, managers, self._etcd_turn)
+        if state != session.state:
+            session.state = state
+            session.send(state)
 
     def _bring_up_to_date(self, session: Session) -> None:
         message, session.sent = next_assignments(
@@ -188,17 +250,18 @@ def _mark_ready(tx: Transaction, node_id: str, description: NodeDescription) -> 
     node = tx.nodes.get(node_id)
     if node is None:
         raise NotFound(f"node {node_id} is not part of the cluster any more")
-    address = node.status.address or description.data_path_address
+    address = description.address or node.status.address or description.data_path_address
     status = NodeStatus(state="ready", address=address)
     if node.status != status or node.description != description:
         tx.update(msgspec.structs.replace(node, status=status, description=description))
 
 
-def _mark_down(tx: Transaction, node_id: str) -> None:
-    node = tx.nodes.get(node_id)
-    if node is not None and node.status.state != "down":
-        status = NodeStatus(state="down", message="heartbeat failure", address=node.status.address)
-        tx.update(msgspec.structs.replace(node, status=status))
+def _mark_down(tx: Transaction, node_ids: list[str]) -> None:
+    for node_id in node_ids:
+        node = tx.nodes.get(node_id)
+        if node is not None and node.status.state != "down":
+            status = NodeStatus(state="down", message="heartbeat failure", address=node.status.address)
+            tx.update(msgspec.structs.replace(node, status=status))
 
 
 def _write_statuses(tx: Transaction, node_id: str, updates: Iterable[wire.TaskStatusUpdate]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
-from pyswarm_common.wire import Goodbye, ManagerMessage
+from pyswarm_common.wire import Goodbye, ManagerMessage, NodeState
 from pyswarm_manager.dispatcher.assignments import Sent
 
 
@@ -15,15 +15,17 @@ class Session:
         self.node_id = node_id
         self.sent = Sent(views=view_versions)
         self.has_complete_set = False
+        self.state: NodeState | None = None
+        """What the node was last told to follow."""
         self.outgoing: asyncio.Queue[ManagerMessage | None] = asyncio.Queue()
 
     def send(self, message: ManagerMessage) -> None:
         """Queue a message."""
         self.outgoing.put_nowait(message)
 
-    def end(self, reason: str) -> None:
-        """Say goodbye; the node port closes the connection after it."""
-        self.outgoing.put_nowait(Goodbye(reason=reason))
+    def end(self, reason: str, leader_address: str = "") -> None:
+        """Say goodbye, and where the leader is; the node port closes the connection after it."""
+        self.outgoing.put_nowait(Goodbye(reason=reason, leader_address=leader_address))
         self.outgoing.put_nowait(None)
 
 
@@ -52,8 +54,8 @@ class Sessions:
         if self._by_node.get(session.node_id) is session:
             del self._by_node[session.node_id]
 
-    def end_all(self, reason: str) -> None:
+    def end_all(self, reason: str, leader_address: str = "") -> None:
         """End every session, as when leadership is lost."""
         for session in list(self._by_node.values()):
-            session.end(reason)
+            session.end(reason, leader_address)
         self._by_node.clear()

@@ -1,8 +1,11 @@
 """The rules by which an ended task gets a successor: when, after how long, and how often. Pure, shared by the orchestrators.
 
-Times are nanoseconds. Source of the rules: SwarmKit `manager/orchestrator/restart/restart.go`. Other than Swarm, which counts
-attempts in the memory of one manager, each task carries the times of its slot's restarts, so the count outlives a change of
-leader and a short task history.
+Source of the rules: SwarmKit `manager/orchestrator/restart/restart.go`. Other than Swarm, which counts attempts in the memory of
+one manager, each task carries the times of its slot's restarts, so the count outlives a change of leader and a short task history.
+
+Times are nanoseconds, of the wall clock of whichever manager led when they were written. For the one that leads now they may lie in
+the future, or long ago, and no rule trusts them: a task that is held back for longer than its delay is held back anew, and restarts
+count only while they lie within the window, on either side of now.
 """
 
 from pyswarm_common.objects import Node, Task
@@ -11,6 +14,8 @@ from pyswarm_common.task_states import TaskState
 
 STOP_WAIT_NS = 60 * SECOND_NS
 """How long a successor waits at most for its predecessor to stop."""
+CLOCK_TOLERANCE_NS = SECOND_NS
+"""Clocks of managers may differ by so much without any effect."""
 _DEFAULT_POLICY = RestartPolicy()
 
 
@@ -42,6 +47,11 @@ def restart_delay_ns(policy: RestartPolicy | None, node: Node | None) -> int:
     return DEFAULT_RESTART_DELAY_NS if delay is None else delay
 
 
+def is_held_too_long(policy: RestartPolicy | None, task: Task, now_ns: int) -> bool:
+    """Whether a task is held back for longer than any delay of its policy: the clock was set back since, or is another one."""
+    return task.start_at_ns - now_ns > restart_delay_ns(policy, None) + CLOCK_TOLERANCE_NS
+
+
 def restarts_of_successor(policy: RestartPolicy | None, task: Task, now_ns: int, *, is_same_spec: bool) -> tuple[int, ...]:
     """Return the restart times that a successor carries; a new task spec starts the count anew."""
     rules = policy or _DEFAULT_POLICY
@@ -58,4 +68,4 @@ def is_stopping(task: Task) -> bool:
 def _counted(rules: RestartPolicy, restarted_at_ns: tuple[int, ...], now_ns: int) -> tuple[int, ...]:
     if not rules.window:
         return restarted_at_ns
-    return tuple(at_ns for at_ns in restarted_at_ns if at_ns > now_ns - rules.window)
+    return tuple(at_ns for at_ns in restarted_at_ns if abs(at_ns - now_ns) < rules.window)

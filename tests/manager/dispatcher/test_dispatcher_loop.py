@@ -10,9 +10,9 @@ import pytest
 from pyswarm_common import wire
 from pyswarm_common.clock import ManualClock
 from pyswarm_common.errors import NotFound, Unavailable
-from pyswarm_common.objects import Cluster, Node, NodeDescription, Service, Task, TaskSpec, TaskStatus
+from pyswarm_common.objects import Cluster, ManagerStatus, Node, NodeDescription, Service, Task, TaskSpec, TaskStatus
 from pyswarm_common.task_states import TaskState
-from pyswarm_manager.dispatcher.loop import Dispatcher
+from pyswarm_manager.dispatcher.loop import Dispatcher, Probe
 from pyswarm_manager.dispatcher.sessions import Session
 from pyswarm_manager.store.memory import memory_store
 from pyswarm_manager.store.store import Store
@@ -27,7 +27,11 @@ class Bench:
     def __init__(self, store: Store, clock: ManualClock) -> None:
         self.store = store
         self.clock = clock
-        self.dispatcher = Dispatcher(store, clock)
+        self.probe: Probe = self._refuse
+        self.dispatcher = Dispatcher(store, clock, lambda address, timeout_s: self.probe(address, timeout_s))
+
+    async def _refuse(self, address: str, timeout_s: float) -> bool:
+        return False
 
     async def assign(self, task_id: str, desired: TaskState = TaskState.RUNNING) -> None:
         """Place a task on the node, as the scheduler does."""
@@ -75,8 +79,10 @@ def sent(session: Session) -> list[wire.ManagerMessage | None]:
 async def test_a_session_makes_its_node_ready_and_brings_the_complete_set(bench: Bench) -> None:
     await bench.assign("t1")
     session = await bench.dispatcher.open_session("n1", HELLO)
-    welcome, assignments = sent(session)
+    welcome, state, assignments = sent(session)
     assert isinstance(welcome, wire.Welcome)
+    assert isinstance(state, wire.NodeState)
+    assert (state.role, state.heartbeat_period_s) == ("worker", 1.0)
     assert isinstance(assignments, wire.Assignments)
     assert (assignments.is_complete, [t.task_id for t in assignments.tasks]) == (True, ["t1"])
     node = bench.store.view.nodes.must_get("n1")
@@ -154,3 +160,48 @@ async def test_a_manager_that_does_not_lead_opens_no_session() -> None:
     async with memory_store(clock) as store:
         with pytest.raises(Unavailable):
             await Dispatcher(store, clock).open_session("n1", HELLO)
+
+
+async def test_another_heartbeat_period_is_told_at_once_and_counts(bench: Bench) -> None:
+    session = await bench.dispatcher.open_session("n1", HELLO)
+    await bench.clock.advance(0.1)
+    sent(session)
+    await bench.store.update(lambda tx: tx.update(msgspec.structs.replace(tx.cluster, heartbeat_period_s=0.2)))
+    await bench.clock.advance(0.1)
+    (state,) = sent(session)
+    assert isinstance(state, wire.NodeState)
+    assert state.heartbeat_period_s == 0.2
+    await bench.dispatcher.handle(session, wire.Heartbeat())
+    for _ in range(5):
+        await bench.clock.advance(0.2)
+    assert bench.store.view.nodes.must_get("n1").status.state == "down"
+
+
+async def test_more_nodes_than_the_leader_can_hear_each_second_beat_more_slowly(bench: Bench) -> None:
+    session = await bench.dispatcher.open_session("n1", HELLO)
+    await bench.store.update(lambda tx: [tx.create(Node(id=f"x{i}")) for i in range(60)])
+    await bench.store.update(lambda tx: [tx.create(Node(id=f"y{i}")) for i in range(60)])
+    await bench.clock.advance(0.1)
+    states = [message for message in sent(session) if isinstance(message, wire.NodeState)]
+    assert states[-1].heartbeat_period_s == 1.25
+
+
+@pytest.mark.parametrize("is_reachable", [True, False])
+async def test_a_silent_manager_is_down_only_if_its_address_is_silent_too(bench: Bench, is_reachable: bool) -> None:
+    probed: list[str] = []
+
+    async def probe(address: str, timeout_s: float) -> bool:
+        probed.append(address)
+        await bench.clock.sleep(timeout_s)
+        return is_reachable
+
+    bench.probe = probe
+    await bench.store.update(lambda tx: tx.create(Node(id="m1", manager=ManagerStatus(address="192.0.2.1:2377"))))
+    await bench.dispatcher.open_session("m1", HELLO)
+    worker = await bench.dispatcher.open_session("n1", HELLO)
+    for step in range(18):
+        if step % 5 == 0:
+            await bench.dispatcher.handle(worker, wire.Heartbeat())
+        await bench.clock.advance(0.2)
+    assert set(probed) == {"192.0.2.1:2377"}
+    assert bench.store.view.nodes.must_get("m1").status.state == ("ready" if is_reachable else "down")

@@ -1,6 +1,7 @@
 """The loops together on a real store in memory, with a manual clock: what a user asks for is what the tasks become."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,12 +13,14 @@ from loop_world import node, service_with_spec
 
 from pyswarm_common.clock import ManualClock
 from pyswarm_common.objects import Cluster, Network, Node, NodeStatus, Service, Task, TaskStatus
+from pyswarm_common.specs import RestartPolicy
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator.loop import Allocator
 from pyswarm_manager.orchestrator.replicated.loop import ReplicatedOrchestrator
+from pyswarm_manager.orchestrator.restart import should_restart
 from pyswarm_manager.orchestrator.task_reaper.loop import TaskReaper
 from pyswarm_manager.scheduler.loop import Scheduler
-from pyswarm_manager.store.memory import memory_store
+from pyswarm_manager.store.memory import MemoryCluster, memory_store
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.transaction import Transaction
 
@@ -289,3 +292,59 @@ async def test_large_objects_go_into_smaller_transactions() -> None:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])
+async def test_a_clock_that_is_set_while_a_restart_waits_harms_nothing(cluster: ClusterUnderTest, jump_s: float) -> None:
+    await cluster.change(*web(1, delay_s=5))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    await cluster.obey()
+    await cluster.report(cluster.tasks(TaskState.RUNNING), TaskState.FAILED)
+    await cluster.until(lambda: len(cluster.tasks(desired=TaskState.READY)) == 1)
+    cluster.clock.jump(jump_s)
+    await cluster.until(lambda: len(cluster.tasks()) == 1, within_s=11.0)
+
+
+async def test_a_new_leader_whose_clock_is_behind_holds_a_restart_back_for_its_delay_only() -> None:
+    clock, memory = ManualClock(), MemoryCluster()
+    service, spec = web(1, delay_s=5)
+    held = Task(
+        id="t2",
+        task_spec_id=spec.id,
+        service_id=service.id,
+        slot=1,
+        desired_state=TaskState.READY,
+        start_at_ns=clock.now_ns() + 86400 * 10**9,
+    )
+    async with memory_store(clock, memory) as store:
+        await store.update(lambda tx: [tx.create(item) for item in (Cluster(id="c"), service, spec, held)])
+        running = asyncio.ensure_future(ReplicatedOrchestrator(store, clock).run())
+        await clock.advance(4.9)
+        assert store.view.tasks.must_get("t2").desired_state is TaskState.READY
+        await clock.advance(0.2)
+        assert store.view.tasks.must_get("t2").desired_state is TaskState.RUNNING
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_a_predecessor_that_does_not_stop_is_waited_for_a_minute_whatever_the_clock_does(cluster: ClusterUnderTest) -> None:
+    await cluster.change(*web(1, delay_s=5))
+    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
+    await cluster.obey()
+    node_id = cluster.tasks(TaskState.RUNNING)[0].node_id
+    node: Node = cluster.store.view.nodes.must_get(node_id)
+    await cluster.change(msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, availability="drain")))
+    await cluster.until(lambda: len(cluster.tasks(desired=TaskState.READY)) == 1)
+    cluster.clock.jump(-86400)
+    await cluster.until(lambda: len(cluster.tasks()) == 1, within_s=135.0)
+
+
+def test_restarts_count_only_within_the_window_on_either_side_of_now() -> None:
+    policy = RestartPolicy(condition="any", max_attempts=2, window=60 * 10**9)
+    now_ns = 10**18
+    day_ns = 86400 * 10**9
+    recent = Task(id="t", task_spec_id="s", restarted_at_ns=(now_ns - 10**9, now_ns + 10**9))
+    foreign = Task(id="t", task_spec_id="s", restarted_at_ns=(now_ns + day_ns, now_ns + day_ns + 1))
+    assert not should_restart(policy, recent, now_ns)
+    assert should_restart(policy, foreign, now_ns)

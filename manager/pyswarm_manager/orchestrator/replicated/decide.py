@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pyswarm_common.objects import Node, Service, Task, TaskStatus
+from pyswarm_common.specs import RestartPolicy
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.decisions import DEFAULT_LIMIT, Decisions, Draft, with_status
 from pyswarm_manager.orchestrator import restart
@@ -118,6 +119,8 @@ class _Pass:
                 if not self._draft.has_room():
                     return False
                 slot.past[position] = self._shut_down(other)
+        if task.start_at_ns > self._now_ns and restart.is_held_too_long(self._policy_of(task), task, self._now_ns):
+            return self._hold_anew(slot, task)
         if task.is_terminal and task.start_at_ns > self._now_ns:  # it failed while it was held back: its delay is not over
             self._draft.wake(self._service.id, task.start_at_ns)
             return True
@@ -128,8 +131,7 @@ class _Pass:
         return True
 
     def _restart(self, slot: Slot, task: Task) -> bool:
-        spec = self._view.task_specs.get(task.task_spec_id)
-        policy = spec.template.restart_policy if spec else None
+        policy = self._policy_of(task)
         if not restart.should_restart(policy, task, self._now_ns):
             if not self._draft.has_room():
                 return False
@@ -161,10 +163,25 @@ class _Pass:
             self._draft.wake(self._service.id, self._now_ns + (delay_ns or restart.STOP_WAIT_NS))
         return True
 
+    def _hold_anew(self, slot: Slot, task: Task) -> bool:
+        """The clock was set back: let the delay begin again instead of lasting until the clock has caught up."""
+        if not self._draft.has_room():
+            return False
+        until_ns = self._now_ns + restart.restart_delay_ns(self._policy_of(task), None)
+        slot.current = msgspec.structs.replace(task, start_at_ns=until_ns)
+        self._draft.update(slot.current)
+        self._draft.wake(self._service.id, until_ns)
+        return True
+
+    def _policy_of(self, task: Task) -> RestartPolicy | None:
+        spec = self._view.task_specs.get(task.task_spec_id)
+        return spec.template.restart_policy if spec else None
+
     def _start_when_due(self, slot: Slot, task: Task) -> bool:
         wait_until_ns = task.start_at_ns
         if any(self._may_still_run(t) for t in slot.past):
-            wait_until_ns = max(wait_until_ns, task.created_at_ns + restart.STOP_WAIT_NS)
+            held_since_ns = min(task.created_at_ns, task.start_at_ns)  # should the clock have been set back, the former is ahead
+            wait_until_ns = max(wait_until_ns, held_since_ns + restart.STOP_WAIT_NS)
         if wait_until_ns > self._now_ns:
             self._draft.wake(self._service.id, task.start_at_ns if task.start_at_ns > self._now_ns else wait_until_ns)
             return True
