@@ -1,0 +1,1 @@
+"""Requests that only the leading manager can answer, carried out from every manager."""
