@@ -3,12 +3,13 @@
 A reader subscribes to a service or a task. For each task with a log the broker sends `OpenStream` to the task's node; the agent
 dials `/streams/{id}` at the node port, and the dispatcher feeds what arrives into the publisher that `accept` returns. Without
 `follow` the lines of all tasks are merged by their time; with it they come as they arrive, tasks that start later
-join in, and a stream that broke is opened again. Tasks whose log cannot be had are skipped, and `reasons` says why.
+join in, and a stream that broke is opened again, until this manager leads no more. Tasks whose log cannot be had are skipped, and
+`reasons` says why.
 """
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -30,8 +31,19 @@ FOLLOW_PERIOD_S = 1.0
 QUEUE_LINES = 512
 """How many lines wait for a slow reader before publishers wait too."""
 
+LEADER_CHANGED = "another manager leads the swarm now: run the command again, and it goes on there"
+"""Agents send logs to the leader alone, so a reader's former leader gets no new ones."""
+
 SendToNode: TypeAlias = Callable[[str, OpenStream], bool]
 """Gives a message to a node's session; False when the node has none."""
+
+
+def incomplete_log(reasons: Iterable[str]) -> str:
+    """Return Docker's line at the end of a log that is not complete."""
+    return (
+        "Error grabbing logs: rpc error: code = Unknown desc = warning: incomplete log stream. some logs could not be "
+        f"retrieved for the following reasons: {', '.join(reasons)}\n"
+    )
 
 
 class LogMessage(NamedTuple):
@@ -101,6 +113,11 @@ class _LineQueue:
         if self._items.qsize() <= QUEUE_LINES // 2:
             self._has_room.set()
         return item
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reader has all that came."""
+        return self._items.empty()
 
     def abandon(self) -> None:
         """The reader has gone."""
@@ -236,10 +253,14 @@ class LogSubscription:
         self._open_followed(queue, self._request)
         later = msgspec.structs.replace(self._request, tail=-1)
         while not self._is_over():
+            if not self._store.is_leader and queue.is_empty:
+                self._note(LEADER_CHANGED)
+                return
             stream, line = await queue.get()
             if stream is None:
                 self._is_woken = False
-                self._open_followed(queue, later)
+                if self._store.is_leader:
+                    self._open_followed(queue, later)
             elif line is None:
                 self._end(stream)
             else:

@@ -21,7 +21,7 @@ from pyswarm_common.objects import Task
 from pyswarm_common.wire import LogRequest
 from pyswarm_manager.api.manager_services import read_view, services_of
 from pyswarm_manager.api.tasks import resolve_task
-from pyswarm_manager.log_broker import LogMessage, LogSelector, LogSubscription
+from pyswarm_manager.log_broker import LogMessage, LogSelector, LogSubscription, incomplete_log
 from pyswarm_manager.store.tables import View
 
 router = APIRouter()
@@ -61,10 +61,7 @@ async def _produce(subscription: LogSubscription, write: Write, *, with_details:
             line = format_line(message, with_details=with_details, with_timestamps=with_timestamps)
             await write(line if is_tty else frame(message.line.stream, line))
         if subscription.reasons:
-            text = (
-                "Error grabbing logs: rpc error: code = Unknown desc = warning: incomplete log stream. some logs could not be "
-                f"retrieved for the following reasons: {', '.join(subscription.reasons)}\n"
-            )
+            text = incomplete_log(subscription.reasons)
             await write(text.encode() if is_tty else frame(SYSTEM_ERROR, text.encode()))
 
 

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
 from pyswarm_common.clock import Clock
 from pyswarm_manager.log_broker import LogBroker
+from pyswarm_manager.peer_health import Reachability
+from pyswarm_manager.store.leadership import no_leader
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.tables import View
+
+if TYPE_CHECKING:
+    from pyswarm_manager.forwarding.leader_requests import LeaderRequests
+
+
+STORE_FULL = (
+    "the cluster's store is full (mvcc: database space exceeded) and takes no changes: "
+    "managers make room by themselves, which takes a minute; if it comes back, there are too many objects"
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,18 @@ class ManagerServices:
     clock: Clock
     leader_node_id: Callable[[], str | None]
     """The node that leads now, as far as this manager knows."""
+    reachability: Callable[[str], Reachability] = lambda _: "unknown"
+    """Whether a manager can be reached, as this one finds (`PeerHealth`)."""
+    leader_requests: "LeaderRequests | None" = None
+    """The way to the leader; None where this is the only manager for certain."""
+
+    def problem(self) -> str:
+        """Return why the cluster cannot be changed through this manager now; "" when it can."""
+        if not self.store.is_serving:
+            return self.store.trouble() or "this manager's etcd member does not answer"
+        if self.leader_node_id() is None:
+            return no_leader().api_message
+        return STORE_FULL if self.store.has_alarm else ""
 
 
 def services_of(request: Request) -> ManagerServices:

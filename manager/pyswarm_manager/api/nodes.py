@@ -1,5 +1,9 @@
-"""The routes of nodes: list, inspect, update, remove."""
+"""The routes of nodes: list, inspect, update, remove.
 
+A change of the role is checked and stored here; the role manager makes it true.
+"""
+
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -10,11 +14,14 @@ from starlette.responses import Response
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.member_names import with_canonical_names
 from pyswarm_common.engine_api.responses import JSONResponse, query_flag, query_version, read_json_object
-from pyswarm_common.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from pyswarm_common.errors import FailedPrecondition, InvalidArgument
 from pyswarm_common.objects import Node
 from pyswarm_common.specs import NodeSpec
 from pyswarm_manager.api.manager_services import ManagerServices, read_view, services_of
+from pyswarm_manager.api.render.cluster import render_node_tls_info
 from pyswarm_manager.api.render.node import render_node
+from pyswarm_manager.ca.revocation import revoke_manager_certificates
+from pyswarm_manager.role_manager.quorum import refuse_demotion, refuse_promotion
 from pyswarm_manager.store.tables import View
 from pyswarm_manager.store.transaction import Transaction
 
@@ -42,12 +49,14 @@ async def inspect_node(request: Request, reference: str) -> Response:
 
 @router.post("/nodes/{reference}/update")
 async def update_node(request: Request, reference: str) -> Response:
-    """Give a node a new spec: labels and availability; a change of its role comes later."""
+    """Give a node a new spec: labels, availability, role."""
     manager = services_of(request)
     version = query_version(request, "node")
     spec = _parse_spec(with_canonical_names(await read_json_object(request), NodeSpec))
-    node = (await read_view(manager)).nodes.resolve(reference)
-    await manager.store.update(lambda tx: set_node_spec(tx, node.id, spec, version))
+    view = await read_view(manager)
+    node = view.nodes.resolve(reference)
+    unreachable = {n.id for n in view.nodes if n.manager is not None and manager.reachability(n.id) == "unreachable"}
+    await manager.store.update(lambda tx: set_node_spec(tx, node.id, spec, version, unreachable))
     return Response()
 
 
@@ -61,33 +70,31 @@ async def delete_node(request: Request, reference: str) -> Response:
     return Response()
 
 
-def set_node_spec(tx: Transaction, node_id: str, spec: NodeSpec, version_index: int) -> None:
-    """Give a node a new spec. Raises NotFound, OutOfSequence, FailedPrecondition, Unimplemented."""
+def set_node_spec(tx: Transaction, node_id: str, spec: NodeSpec, version_index: int, unreachable: Collection[str] = ()) -> None:
+    """Give a node a new spec. `unreachable`: ids of managers. Raises NotFound, OutOfSequence, FailedPrecondition."""
     node = tx.nodes.must_get(node_id)
-    _refuse_role_change(tx, node, spec)
+    if spec.role == "worker" and node.spec.role == "manager":
+        refuse_demotion(tx.nodes, node, unreachable)
+    elif spec.role == "manager" and node.spec.role == "worker":
+        refuse_promotion(tx.nodes)
     tx.update(msgspec.structs.replace(node, spec=spec), expected_index=version_index)
 
 
 def remove_node(tx: Transaction, node_id: str, *, is_forced: bool) -> None:
-    """Delete a node. Raises NotFound, and FailedPrecondition for managers, and for nodes that are not down unless forced."""
+    """Delete a node. Raises NotFound, and FailedPrecondition for managers, and for nodes that are not down unless forced.
+
+    One that may be a manager, but never asked to enter, is none yet: it may be removed by force.
+    """
     node = tx.nodes.must_get(node_id)
-    if node.manager is not None or node.role == "manager":
+    if node.manager is not None or (node.role == "manager" and not is_forced):
         raise FailedPrecondition(
             f"node {node_id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal",
             grpc_code="FailedPrecondition",
         )
     if not is_forced and node.status.state == "ready":
         raise FailedPrecondition(f"node {node_id} is not down and can't be removed", grpc_code="FailedPrecondition")
+    revoke_manager_certificates(tx, node)
     tx.delete(Node, node_id)
-
-
-def _refuse_role_change(view: View, node: Node, spec: NodeSpec) -> None:
-    if spec.role == node.spec.role:
-        return
-    managers = sum(other.spec.role == "manager" for other in view.nodes)
-    if node.spec.role == "manager" and managers <= 1:
-        raise FailedPrecondition("attempting to demote the last manager of the swarm", grpc_code="FailedPrecondition")
-    raise Unimplemented("promoting and demoting nodes is not supported yet")
 
 
 def _parse_spec(body: dict[str, Any]) -> NodeSpec:
@@ -106,8 +113,9 @@ def _render(manager: ManagerServices, view: View, node: Node) -> dict[str, Any]:
     return render_node(
         node,
         manager.store.version_index(node),
-        root_certificate_pem=view.cluster.root_certificate_pem,
+        tls_info=render_node_tls_info(view.cluster, node.description.tls),
         leader_node_id=manager.leader_node_id(),
+        reachability=manager.reachability(node.id),
     )
 
 

@@ -6,7 +6,7 @@ raises Unavailable when the node is no manager.
 
 from fastapi import APIRouter
 
-from pyswarm_manager.api import logs, networks, nodes, secrets_and_configs, services, swarm, tasks
+from pyswarm_manager.api import backup, logs, networks, nodes, secrets_and_configs, services, swarm, tasks
 
 ROUTERS: tuple[APIRouter, ...] = (
     services.router,
@@ -15,5 +15,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     nodes.router,
     networks.router,
     swarm.router,
+    backup.router,
     secrets_and_configs.router,
 )

@@ -1,4 +1,4 @@
-"""The routes of the swarm itself: inspect, update (settings, join tokens), unlock key. Init, join and leave are the node's."""
+"""The routes of the swarm itself: inspect, update (settings, join tokens, autolock), unlock key. The rest is the node's."""
 
 from typing import Any
 
@@ -8,11 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyswarm_common.engine_api.responses import JSONResponse, query_flag, query_version, read_json_object
-from pyswarm_common.errors import Conflict, InvalidArgument, Unimplemented
+from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.pki import new_join_token
 from pyswarm_common.specs import SECOND_NS
+from pyswarm_common.unlock_key import new_unlock_key
 from pyswarm_manager.api.manager_services import read_view, services_of
 from pyswarm_manager.api.render.cluster import render_swarm
+from pyswarm_manager.ca.rotation.start import CARequest, certificate_lifetime_s, parse_ca_config, stored_spec, with_ca_request
 from pyswarm_manager.store.transaction import Transaction
 
 router = APIRouter()
@@ -31,42 +33,44 @@ async def inspect_swarm(request: Request) -> Response:
 
 @router.post("/swarm/update")
 async def update_swarm(request: Request) -> Response:
-    """Change the cluster's settings; rotate its join tokens."""
+    """Change the cluster's settings; rotate its join tokens and its unlock key."""
     manager = services_of(request)
     version = query_version(request, "swarm")
-    settings = cluster_settings(await read_json_object(request))
-    if query_flag(request, "rotateManagerUnlockKey"):
-        raise Unimplemented("locking the swarm is not supported yet")
+    spec = await read_json_object(request)
+    settings, is_autolocked = cluster_settings(spec), wants_autolock(spec)
+    ca_request = parse_ca_config(spec, manager.clock.now_ns())
     rotated = [field for flag, field in _ROTATION_FLAGS.items() if query_flag(request, flag)]
-    await manager.store.update(lambda tx: update_cluster(tx, settings, rotated, version))
+    is_rotated, fresh = query_flag(request, "rotateManagerUnlockKey"), new_unlock_key()
+
+    def change(tx: Transaction) -> None:
+        unlock_key = next_unlock_key(tx.cluster.unlock_key, is_wanted=is_autolocked, is_rotated=is_rotated, fresh=fresh)
+        update_cluster(tx, {**settings, "unlock_key": unlock_key}, rotated, version, ca_request)
+
+    await manager.store.update(change)
     return Response()
 
 
 @router.get("/swarm/unlockkey")
 async def show_unlock_key(request: Request) -> Response:
-    """Show the unlock key; there is none, as the swarm cannot be locked yet."""
-    services_of(request)
-    return JSONResponse({"UnlockKey": ""})
+    """Show the unlock key; "" without autolock."""
+    return JSONResponse({"UnlockKey": (await read_view(services_of(request))).cluster.unlock_key})
 
 
-@router.post("/swarm/unlock")
-async def unlock_swarm(request: Request) -> Response:
-    """Unlock a locked manager; none is locked."""
-    raise Conflict("swarm is not locked")
-
-
-def update_cluster(tx: Transaction, settings: dict[str, Any], rotated: list[str], version_index: int) -> None:
+def update_cluster(
+    tx: Transaction, settings: dict[str, Any], rotated: list[str], version_index: int, ca_request: CARequest | None = None
+) -> None:
     """Store new settings, and new tokens in the cluster's fields named in `rotated`. Raises OutOfSequence."""
-    cluster = tx.cluster
+    cluster = with_ca_request(tx.cluster, ca_request) if ca_request is not None else tx.cluster
     tokens = {field: new_join_token(cluster.root_certificate_pem) for field in rotated}
     tx.update(msgspec.structs.replace(cluster, **settings, **tokens), expected_index=version_index)
 
 
 def cluster_settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the cluster's fields for a posted swarm spec (without nulls). Raises InvalidArgument and Unimplemented."""
-    if _member(spec, "EncryptionConfig").get("AutoLockManagers"):
-        raise Unimplemented("locking the swarm is not supported yet")
-    settings: dict[str, Any] = {"spec_json": msgspec.json.encode(spec)}
+    """Return the cluster's fields for a posted swarm spec (without nulls), but for the unlock key. Raises InvalidArgument."""
+    settings: dict[str, Any] = {"spec_json": msgspec.json.encode(stored_spec(spec))}
+    lifetime_s = certificate_lifetime_s(spec)
+    if lifetime_s is not None:
+        settings["node_certificate_lifetime_s"] = lifetime_s
     history = _member(spec, "Orchestration").get("TaskHistoryRetentionLimit")
     if history is not None:
         if not isinstance(history, int) or history < 0:
@@ -78,6 +82,18 @@ def cluster_settings(spec: dict[str, Any]) -> dict[str, Any]:
             raise InvalidArgument(f"invalid swarm spec: HeartbeatPeriod must be at least {_MINIMUM_HEARTBEAT_S} s in nanoseconds")
         settings["heartbeat_period_s"] = heartbeat_ns / SECOND_NS
     return settings
+
+
+def wants_autolock(spec: dict[str, Any]) -> bool:
+    """Whether a posted swarm spec asks for autolock; saying nothing means no, as with Docker. Raises InvalidArgument."""
+    return bool(_member(spec, "EncryptionConfig").get("AutoLockManagers"))
+
+
+def next_unlock_key(present: str, *, is_wanted: bool, is_rotated: bool, fresh: str) -> str:
+    """Return the cluster's unlock key after an update, "" for no autolock. `fresh` is a new key for when one is needed."""
+    if not is_wanted:
+        return ""
+    return fresh if is_rotated or not present else present
 
 
 def _member(spec: dict[str, Any], name: str) -> dict[str, Any]:

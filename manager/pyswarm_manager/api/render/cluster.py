@@ -5,13 +5,14 @@ from typing import Any
 
 import msgspec
 
-from pyswarm_common.objects import Cluster
+from pyswarm_common.objects import Cluster, NodeTLS
 from pyswarm_common.pki import tls_info
+from pyswarm_common.pki_chain import bundle_digest
 from pyswarm_common.specs import SECOND_NS
 from pyswarm_manager.api.render.meta import render_meta
+from pyswarm_manager.ca.signing import signing_in_force, trusted_roots
 
 _DEFAULT_ADDRESS_POOL = "10.0.0.0/8"
-_NODE_CERTIFICATE_EXPIRY_NS = 90 * 24 * 3600 * SECOND_NS
 _RAFT = {
     "SnapshotInterval": 10000,
     "KeepOldSnapshots": 0,
@@ -28,8 +29,8 @@ def render_cluster_info(cluster: Cluster, version_index: int) -> dict[str, Any]:
     return {
         **render_meta(cluster, version_index),
         "Spec": render_cluster_spec(cluster),
-        "TLSInfo": render_tls_info(cluster.root_certificate_pem),
-        "RootRotationInProgress": False,
+        "TLSInfo": render_cluster_tls_info(cluster),
+        "RootRotationInProgress": cluster.root_rotation is not None,
         "DefaultAddrPool": None if pool == _DEFAULT_ADDRESS_POOL else [pool],
         "SubnetSize": cluster.subnet_prefix_length,
         "DataPathPort": cluster.data_path_port,
@@ -50,21 +51,39 @@ def render_cluster_spec(cluster: Cluster) -> dict[str, Any]:
         "Orchestration": {},
         "Raft": dict(_RAFT),
         "Dispatcher": {},
-        "CAConfig": {"NodeCertExpiry": _NODE_CERTIFICATE_EXPIRY_NS},
+        "CAConfig": {},
         "TaskDefaults": {},
-        "EncryptionConfig": {"AutoLockManagers": False},
+        "EncryptionConfig": {},
     }
     for key, posted in msgspec.json.decode(cluster.spec_json, type=dict[str, Any]).items():
         default = spec.get(key)
         spec[key] = {**default, **posted} if isinstance(default, dict) and isinstance(posted, dict) else posted
     spec["Orchestration"]["TaskHistoryRetentionLimit"] = cluster.task_history_limit
+    spec["CAConfig"]["NodeCertExpiry"] = round(cluster.node_certificate_lifetime_s * SECOND_NS)
     spec["Dispatcher"]["HeartbeatPeriod"] = round(cluster.heartbeat_period_s * SECOND_NS)
+    spec["EncryptionConfig"]["AutoLockManagers"] = bool(cluster.unlock_key)
     return spec
 
 
-@lru_cache(maxsize=4)
-def render_tls_info(root_certificate_pem: str) -> dict[str, str]:
-    """Return the `TLSInfo` of the root; empty before there is one."""
-    if not root_certificate_pem:
-        return {"TrustRoot": "", "CertIssuerSubject": "", "CertIssuerPublicKey": ""}
-    return tls_info(root_certificate_pem)
+def render_cluster_tls_info(cluster: Cluster) -> dict[str, str]:
+    """Return the cluster's `TLSInfo`: what its nodes shall use."""
+    return _render_tls_info(signing_in_force(cluster).root_pem, trusted_roots(cluster))
+
+
+def render_node_tls_info(cluster: Cluster, tls: NodeTLS) -> dict[str, str]:
+    """Return a node's `TLSInfo`, of what it says that it uses; empty where that is nothing which the cluster knows now."""
+    signing, trusted = signing_in_force(cluster).root_pem, trusted_roots(cluster)
+    issuers = {_digest(pem): pem for pem in (cluster.root_certificate_pem, signing) if pem}
+    bundles = {_digest(pem): pem for pem in (cluster.root_certificate_pem, trusted) if pem}
+    return _render_tls_info(issuers.get(tls.issuer_digest, ""), bundles.get(tls.trust_digest, ""))
+
+
+@lru_cache(maxsize=16)
+def _digest(pem: str) -> str:
+    return bundle_digest(pem)
+
+
+@lru_cache(maxsize=16)
+def _render_tls_info(issuer_pem: str, trust_pem: str) -> dict[str, str]:
+    issuer = tls_info(issuer_pem) if issuer_pem else {"CertIssuerSubject": "", "CertIssuerPublicKey": ""}
+    return {"TrustRoot": trust_pem, **{name: issuer[name] for name in ("CertIssuerSubject", "CertIssuerPublicKey")}}

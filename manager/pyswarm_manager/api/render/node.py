@@ -3,7 +3,6 @@
 from typing import Any
 
 from pyswarm_common.objects import Node
-from pyswarm_manager.api.render.cluster import render_tls_info
 from pyswarm_manager.api.render.meta import render_meta
 
 PLUGINS = (
@@ -15,16 +14,18 @@ PLUGINS = (
 )
 
 
-def render_node(node: Node, version_index: int, *, root_certificate_pem: str, leader_node_id: str | None) -> dict[str, Any]:
-    """Return a node's JSON."""
+def render_node(
+    node: Node, version_index: int, *, tls_info: dict[str, str], leader_node_id: str | None, reachability: str
+) -> dict[str, Any]:
+    """Return a node's JSON; `reachability`: of a manager, unless it leads."""
     rendered = {
         **render_meta(node, version_index),
         "Spec": _render_spec(node),
-        "Description": _render_description(node, root_certificate_pem),
+        "Description": _render_description(node, tls_info),
         "Status": _render_status(node),
     }
     if node.manager is not None:
-        rendered["ManagerStatus"] = _render_manager_status(node, is_leader=node.id == leader_node_id)
+        rendered["ManagerStatus"] = _render_manager_status(node, reachability, is_leader=node.id == leader_node_id)
     return rendered
 
 
@@ -33,7 +34,7 @@ def _render_spec(node: Node) -> dict[str, Any]:
     return {"Name": node.spec.name, **spec} if node.spec.name else spec
 
 
-def _render_description(node: Node, root_certificate_pem: str) -> dict[str, Any]:
+def _render_description(node: Node, tls_info: dict[str, str]) -> dict[str, Any]:
     description = node.description
     engine: dict[str, Any] = {"EngineVersion": description.engine_version}
     if description.engine_labels:
@@ -44,7 +45,7 @@ def _render_description(node: Node, root_certificate_pem: str) -> dict[str, Any]
         "Platform": {"Architecture": description.architecture, "OS": description.os},
         "Resources": {"NanoCPUs": description.resources.nano_cpus, "MemoryBytes": description.resources.memory_bytes},
         "Engine": engine,
-        "TLSInfo": render_tls_info(root_certificate_pem),
+        "TLSInfo": tls_info,
     }
 
 
@@ -55,7 +56,6 @@ def _render_status(node: Node) -> dict[str, Any]:
     return {**status, "Addr": node.status.address}
 
 
-def _render_manager_status(node: Node, *, is_leader: bool) -> dict[str, Any]:
-    reachability = "reachable" if is_leader or node.status.state == "ready" else "unreachable"
-    status = {"Reachability": reachability, "Addr": node.manager.address if node.manager else ""}
+def _render_manager_status(node: Node, reachability: str, *, is_leader: bool) -> dict[str, Any]:
+    status = {"Reachability": "reachable" if is_leader else reachability, "Addr": node.manager.address if node.manager else ""}
     return {"Leader": True, **status} if is_leader else status
