@@ -7,7 +7,7 @@ disk and the reporter.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,10 @@ class Agent:
     node: Callable[[], NodeInfo]
     tls: Callable[[], ssl.SSLContext]
     managers: Callable[[], tuple[wire.ManagerAddress, ...]]
-    on_managers: Callable[[tuple[wire.ManagerAddress, ...]], None]
+    on_node_state: Callable[[wire.NodeState], Awaitable[None]]
+    incarnation: Callable[[], int] = lambda: 0
+    """The highest incarnation of the cluster that was seen; managers of a lower one are refused."""
+    on_incarnation: Callable[[int], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self._machine = TaskMachine()
@@ -75,7 +78,14 @@ class Agent:
             emit=self._emit,
             clock=self.clock,
         )
-        self._dialer = SessionDialer(self, tls=self.tls, managers=self.managers, clock=self.clock)
+        self._dialer = SessionDialer(
+            self,
+            tls=self.tls,
+            managers=self.managers,
+            clock=self.clock,
+            incarnation=self.incarnation,
+            on_incarnation=self.on_incarnation,
+        )
         self._group: asyncio.TaskGroup | None = None
 
     @property
@@ -126,6 +136,10 @@ class Agent:
             view_versions=self._views.versions(),
         )
 
+    def describe_again(self) -> None:
+        """Tell the manager that the node's description has changed."""
+        self._dialer.describe(self.description())
+
     def session_began(self) -> None:
         """Send again what the last session did not acknowledge."""
         self._reporter.restart()
@@ -141,13 +155,10 @@ class Agent:
                 await self._apply(message)
             case wire.StatusAcknowledgement():
                 self._reporter.acknowledge(message.number)
-            case wire.Welcome() | wire.Managers():
-                await failed_of(("remember the managers", lambda: self._remember_managers(message.managers)))
+            case wire.NodeState():
+                await failed_of(("take in what the manager says of this node", lambda: self.on_node_state(message)))
             case wire.OpenStream():
                 self._spawn(self._send_log(message))
-
-    async def _remember_managers(self, managers: tuple[wire.ManagerAddress, ...]) -> None:
-        self.on_managers(managers)
 
     async def _apply(self, message: wire.Assignments) -> None:
         await self._views.take(message)

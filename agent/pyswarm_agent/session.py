@@ -2,7 +2,10 @@
 
 One WebSocket over mutual TLS; the server must show the role name `swarm-manager` of the cluster's own CA. Managers are tried
 in turn with a back-off that doubles from 0.1 s to 3 s, with jitter, so that a manager that returns is not trampled. Only a session
-that stood for a while ends the back-off: one that is refused, or breaks at once, is a failure as well.
+that stood for a while ends the back-off: one that is refused, or breaks at once, is a failure as well. A manager that does not lead
+says who does, and that one is dialled next and at once, but no manager twice between two pauses.
+
+Managers of an older incarnation of the cluster than one that was seen are refused: they are what a forced new cluster left behind.
 
 Nothing that a manager says or does ends the dialer, and neither does a fault in taking it in: the session ends, and the next one
 begins with everything anew.
@@ -24,6 +27,7 @@ from websockets.exceptions import WebSocketException
 from pyswarm_common import pki, wire
 from pyswarm_common.clock import Clock, SystemClock
 from pyswarm_common.errors import PyswarmError
+from pyswarm_common.objects import NodeDescription
 from pyswarm_common.waiting import wait_first
 
 FIRST_DELAY_S = 0.1
@@ -44,7 +48,7 @@ class Patience:
 
     open_s: float = 5.0
     ping_s: float = 2.0
-    pong_s: float | None = 4.0
+    pong_s: float | None = 2.0
     close_s: float = 1.0
 
 
@@ -54,7 +58,11 @@ STREAM_PATIENCE = Patience(ping_s=20.0, pong_s=None, close_s=STREAM_CLOSE_S)
 
 
 class SessionEnded(PyswarmError):
-    """The manager said goodbye, or something else than it should."""
+    """The manager said goodbye, or something else than it should. `leader_address`: the manager to dial instead, if it said so."""
+
+    def __init__(self, reason: str, leader_address: str = "") -> None:
+        super().__init__(reason)
+        self.leader_address = leader_address
 
 
 class SessionHandler(Protocol):
@@ -78,7 +86,10 @@ class SessionHandler(Protocol):
 
 
 class SessionDialer:
-    """Keeps one session open for as long as it runs. `connected_to` is the manager that greeted us, while it does."""
+    """Keeps one session open for as long as it runs. `connected_to` is the manager that greeted us, while it does.
+
+    `incarnation` gives the highest one that was seen; `on_incarnation` is told of a higher one, to keep it.
+    """
 
     def __init__(
         self,
@@ -89,31 +100,59 @@ class SessionDialer:
         jitter: Callable[[], float] = random.random,
         clock: Clock | None = None,
         patience: Patience = SESSION_PATIENCE,
+        incarnation: Callable[[], int] = lambda: 0,
+        on_incarnation: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._handler = handler
+        self._incarnation = incarnation
+        self._on_incarnation = on_incarnation
+        self._leader_address = ""
+        self._dialled: set[str] = set()
+        """What was dialled since the last pause."""
         self._tls = tls
         self._managers = managers
         self._jitter = jitter
         self._clock = clock or SystemClock()
         self._patience = patience
         self._turn = 0
+        self._broken = ""
+        """The manager whose session broke last: it may be dead, so others are dialled first."""
         self._failures = 0
+        self._period_s = 1.0
+        self._period_changed = asyncio.Event()
+        self._description: NodeDescription | None = None
+        self._described = asyncio.Event()
         self.connected_to: str | None = None
 
     async def run(self) -> None:
         """Dial for ever; returns only by cancellation."""
         while True:
             began_s = self._clock.monotonic_s()
-            managers = self._managers()
-            if managers:
-                address = managers[self._turn % len(managers)].address
-                self._turn += 1
+            address = self._next_address()
+            if address:
+                self._dialled.add(address)
                 was_open = await self._dial(address)
+                self._broken = address if was_open else ""
                 if was_open and self._clock.monotonic_s() - began_s >= STEADY_S:
                     self._failures = 0
+                    self._dialled = {address}
+            if self._leader_address and self._leader_address not in self._dialled:
+                continue
+            self._dialled.clear()
             delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(self._failures, 10))
             self._failures += 1
             await self._clock.sleep(delay_s * (0.5 + 0.5 * self._jitter()))
+
+    def _next_address(self) -> str:
+        """Return the leader if its address is known, else the next manager's; "" when there is none."""
+        address, self._leader_address = self._leader_address, ""
+        broken, self._broken = self._broken, ""
+        managers = [m.address for m in self._managers()]
+        others = [m for m in managers if m != broken] or managers
+        if not address and others:
+            address = others[self._turn % len(others)]
+            self._turn += 1
+        return address
 
     async def _dial(self, address: str) -> bool:
         """Hold a session with this manager for as long as it stands; return whether there was one."""
@@ -122,6 +161,7 @@ class SessionDialer:
                 await self._converse(socket, address)
         except _EXPECTED as error:
             _log.info("session.ended", manager=address, reason=str(error) or type(error).__name__)
+            self._leader_address = error.leader_address if isinstance(error, SessionEnded) else ""
         except Exception as error:  # noqa: BLE001  a message that brings down its reader must not end the agent
             _log.error("session.ended", manager=address, reason=repr(error), exc_info=error)
         finally:
@@ -129,29 +169,58 @@ class SessionDialer:
         return was_open
 
     async def _converse(self, socket: websocket_client.ClientConnection, address: str) -> None:
+        self._description = None
+        self._described.clear()
         async with asyncio.timeout(self._patience.open_s):
             await socket.send(wire.encode(self._handler.hello()))
             welcome = wire.decode_manager_message(_bytes(await socket.recv()))
+        if isinstance(welcome, wire.Goodbye):
+            raise SessionEnded(welcome.reason, welcome.leader_address)
         if not isinstance(welcome, wire.Welcome):
-            raise SessionEnded(welcome.reason if isinstance(welcome, wire.Goodbye) else f"unexpected {type(welcome).__name__}")
+            raise SessionEnded(f"unexpected {type(welcome).__name__}")
+        self._check_incarnation(welcome.incarnation)
         self.connected_to = address
         _log.info("session.opened", manager=address, session=welcome.session_id)
         self._handler.session_began()
+        self._period_s = welcome.heartbeat_period_s
         await self._handler.handle(welcome)
-        await wait_first(self._receive(socket), self._beat(socket, welcome.heartbeat_period_s), self._report(socket))
+        await wait_first(self._receive(socket), self._beat(socket), self._report(socket), self._say(socket))
+
+    def _check_incarnation(self, incarnation: int) -> None:
+        seen = self._incarnation()
+        if incarnation < seen:
+            raise SessionEnded(f"the manager belongs to an older incarnation of the cluster ({incarnation}, this node saw {seen})")
+        if incarnation > seen:
+            self._on_incarnation(incarnation)
 
     async def _receive(self, socket: websocket_client.ClientConnection) -> None:
         while True:
             message = wire.decode_manager_message(_bytes(await socket.recv()))
             if isinstance(message, wire.Goodbye):
-                raise SessionEnded(message.reason)
+                raise SessionEnded(message.reason, message.leader_address)
+            if isinstance(message, wire.NodeState) and message.heartbeat_period_s != self._period_s:
+                self._period_s = message.heartbeat_period_s
+                self._period_changed.set()
             await self._handler.handle(message)
 
-    async def _beat(self, socket: websocket_client.ClientConnection, period_s: float) -> None:
+    async def _beat(self, socket: websocket_client.ClientConnection) -> None:
         beat = wire.encode(wire.Heartbeat())
         while True:
+            self._period_changed.clear()
             await socket.send(beat)
-            await self._clock.sleep(period_s)
+            await wait_first(self._clock.sleep(self._period_s), self._period_changed.wait())
+
+    def describe(self, description: NodeDescription) -> None:
+        """Tell the manager that the node's description has changed, if there is a session: the next one begins with it."""
+        self._description = description
+        self._described.set()
+
+    async def _say(self, socket: websocket_client.ClientConnection) -> None:
+        while True:
+            await self._described.wait()
+            self._described.clear()
+            if self._description is not None:
+                await socket.send(wire.encode(wire.DescriptionUpdate(description=self._description)))
 
     async def _report(self, socket: websocket_client.ClientConnection) -> None:
         while True:

@@ -121,7 +121,7 @@ class Bench:
             node=lambda: NodeInfo(id="n1", hostname="h1"),
             tls=lambda: client_tls("", "", ""),
             managers=lambda: (),
-            on_managers=lambda _: None,
+            on_node_state=_ignore,
         )
 
     async def start(self) -> None:
@@ -215,3 +215,7 @@ async def running_bench(directory: Path) -> AsyncIterator[Bench]:
         finally:
             with contextlib.suppress(OSError):
                 await bench.images.close()
+
+
+async def _ignore(_: wire.NodeState) -> None:
+    pass

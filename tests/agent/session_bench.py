@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from pyswarm_agent.session import client_tls
 from pyswarm_common import pki, wire
 
-WELCOME = wire.Welcome(protocol_version=1, session_id="s1", node_id="n1", heartbeat_period_s=5.0, managers=())
+WELCOME = wire.Welcome(protocol_version=1, session_id="s1", node_id="n1", heartbeat_period_s=5.0)
 Talk = Callable[[ServerConnection], Awaitable[None]]
 
 

@@ -220,12 +220,12 @@ async def test_a_disk_that_refuses_holds_up_nothing_and_is_asked_again(bench: Be
     assert stored[0].status.state is TaskState.RUNNING
 
 
-async def test_managers_that_cannot_be_remembered_do_not_end_the_session(bench: Bench) -> None:
-    def refuse(_: object) -> None:
+async def test_a_node_state_that_cannot_be_followed_does_not_end_the_session(bench: Bench) -> None:
+    async def refuse(_: wire.NodeState) -> None:
         raise OSError("disk full")
 
-    bench.agent.on_managers = refuse
-    await bench.agent.handle(wire.Managers(managers=()))
+    bench.agent.on_node_state = refuse
+    await bench.agent.handle(wire.NodeState(role="worker", managers=(), heartbeat_period_s=1.0))
 
 
 async def test_a_task_without_its_spec_is_rejected(bench: Bench) -> None:

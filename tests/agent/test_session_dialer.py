@@ -294,3 +294,18 @@ async def test_the_dialer_can_be_cancelled_at_any_stage(certificates: Certificat
         for delay_s in (0.0, 0.001, 0.005, 0.01, 0.02, 0.05):
             async with dialing(Handler(), certificates, address):
                 await asyncio.sleep(delay_s)
+
+
+async def test_another_heartbeat_period_is_kept_at_once(certificates: Certificates) -> None:
+    beats: asyncio.Queue[wire.AgentMessage] = asyncio.Queue()
+
+    async def talk(socket: ServerConnection) -> None:
+        await welcome(socket)
+        beats.put_nowait(wire.decode_agent_message(bytes(await socket.recv())))
+        await socket.send(wire.encode(wire.NodeState(role="worker", managers=(), heartbeat_period_s=0.02)))
+        while True:
+            beats.put_nowait(wire.decode_agent_message(bytes(await socket.recv())))
+
+    async with manager(certificates, talk) as address, dialing(Handler(), certificates, address):
+        async with asyncio.timeout(WELCOME.heartbeat_period_s / 2):
+            assert [await beats.get() for _ in range(5)] == [wire.Heartbeat()] * 5
