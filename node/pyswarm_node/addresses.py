@@ -1,10 +1,13 @@
-"""Which address a node advertises: given as an address, an interface, or neither."""
+"""Which address a node advertises: given as an address, an interface, or neither; and what when the machine loses it."""
 
 import ipaddress
+
+import msgspec
 
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_netplugin.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
 from pyswarm_netplugin.kernel.observe import read_addresses, read_links
+from pyswarm_node.membership import Membership
 
 DEFAULT_NODE_PORT = 2377
 
@@ -56,3 +59,33 @@ def local_addresses(instance_tag: str) -> dict[str, list[str]]:
         for name, link in links.items()
         if link.index in addresses and not name.startswith(f"{instance_tag}-")
     }
+
+
+def is_local(address: str, instance_tag: str) -> bool:
+    """Whether this machine has the address: behind NAT, what a node advertises may be another machine's."""
+    return any(address in found for found in local_addresses(instance_tag).values())
+
+
+def readdressed(membership: Membership, asked: str, instance_tag: str) -> Membership:
+    """Return the membership with the address that the node shall have from now on.
+
+    That is `asked` (an address or interface) if given; or the machine's only one when it has lost the one that it advertised.
+    Raises InvalidArgument when there are several to choose from.
+    """
+    former = membership.advertise_address
+    if not asked and (membership.is_address_foreign or is_local(former, instance_tag)):
+        return membership
+    address = resolve_advertise_address(asked, instance_tag)
+    port = membership.node_address.rpartition(":")[2]
+    return msgspec.structs.replace(
+        membership,
+        advertise_address=address,
+        data_path_address=address if membership.data_path_address == former else membership.data_path_address,
+        node_address=join_port(address, port) if port else "",
+        is_address_foreign=not is_local(address, instance_tag),
+    )
+
+
+def join_port(host: str, port: str) -> str:
+    """Return host:port, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

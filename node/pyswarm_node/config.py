@@ -22,6 +22,8 @@ class DaemonConfig:
     runtime_dir: Path = DEFAULT_RUNTIME_DIR
     insecure_registries: tuple[str, ...] = ()
     hostname: str = ""
+    advertise_address: str = ""
+    """The address that a node of a cluster shall have from now on; "" leaves it."""
 
     @property
     def api_socket(self) -> Path:

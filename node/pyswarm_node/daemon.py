@@ -16,10 +16,12 @@ from pyswarm_agent.runtime import ContainerRuntime
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, PyswarmError
 from pyswarm_common.waiting import wait_first
+from pyswarm_node.addresses import readdressed
+from pyswarm_node.certificate_check import check_certificate
 from pyswarm_node.config import DaemonConfig
 from pyswarm_node.member import ClusterMember, LocalParts
 from pyswarm_node.membership import Membership, MembershipStore
-from pyswarm_node.serving import bind_tcp, bind_unix, serve
+from pyswarm_node.serving import bind_unix, serve
 
 RETRY_PAUSE_S = 3.0
 
@@ -32,7 +34,7 @@ class Daemon:
     def __init__(self, config: DaemonConfig, clock: Clock) -> None:
         self.config = config
         self.clock = clock
-        self.files = MembershipStore(config.data_dir)
+        self.files = MembershipStore(config.data_dir, config.runtime_dir)
         self.member: ClusterMember | None = None
         self.error = ""
         """Why the node, though it belongs to a cluster, is not at work in it."""
@@ -54,9 +56,14 @@ class Daemon:
                 ),
             )
             await self.local.runtime.start()
-            membership = self.files.load()
+            membership = self.read_membership()
             if membership is None:
-                shutil.rmtree(self.files.folder, ignore_errors=True)
+                self.files.forget_unfinished()
+            elif not membership.node_id:
+                _log.error("membership.damaged", reason=self.error)
+            elif self.files.is_locked:
+                self.files.put_keys_away()
+                _log.warning("swarm.locked", hint="unlock it: pyswarm swarm unlock")
             else:
                 self._keep_member(membership)
             api = asyncio.ensure_future(serve(app_of(self), [bind_unix(self.config.api_socket)]))
@@ -65,27 +72,53 @@ class Daemon:
                 await wait_first(api, stop.wait())
             finally:
                 await self.end_member()
+                self.files.put_keys_away()
                 await _cancel(api)
                 await self.local.runtime.close()
                 await self.local.images.close()
                 self.config.api_socket.unlink(missing_ok=True)
                 _log.info("daemon.stopped")
 
+    def read_membership(self) -> Membership | None:
+        """Return the membership; when it is damaged, one without a node id, and `error` says what to do about it."""
+        try:
+            return self.files.load()
+        except PyswarmError as error:
+            self.error = error.message
+            return Membership(node_id="", cluster_id="", role="worker", advertise_address="", data_path_address="127.0.0.1")
+
     async def begin_member(self, member: ClusterMember) -> None:
         """Start as a member that is new; returns when it is ready. Raises what stopped it from starting, leaving nothing behind."""
-        task = asyncio.ensure_future(member.run())
-        self.member, self._member_task = member, task
+        task = self.start_member(member)
         try:
             await wait_first(task, member.wait_ready())
+        except Exception as error:
+            await self.end_member()
+            raise next(_leaves(error)) from error
         except BaseException:
             await self.end_member()
             raise
+
+    def start_member(self, member: ClusterMember) -> asyncio.Task[None]:
+        """Let this member run; returns its task."""
+        self.member, self._member_task = member, asyncio.ensure_future(member.run())
+        return self._member_task
 
     def keep_running(self) -> None:
         """From now on the member that was begun is started again whenever it fails."""
         task = self._member_task
         if self.member is not None and task is not None:
             self._member_task = asyncio.ensure_future(self._supervise(self.member.membership, task))
+
+    def unlock(self, unlock_key: str) -> ClusterMember:
+        """Open the locked keys and be at work in the cluster again. Raises InvalidArgument, Unauthenticated."""
+        membership = self.files.load()
+        assert membership is not None
+        self.files.unlock(unlock_key)
+        member = self.new_member(self._readdressed(membership))
+        self.start_member(member)
+        self.keep_running()
+        return member
 
     async def end_member(self) -> None:
         """Stop being at work in the cluster; what it says on disk stays."""
@@ -100,7 +133,8 @@ class Daemon:
         while True:
             try:
                 if running is None:
-                    membership = self.files.load() or membership
+                    membership = self._readdressed(self.files.load() or membership)
+                    check_certificate(self.files, membership)
                     self.member = self.new_member(membership)
                     running = asyncio.ensure_future(self.member.run())
                 self.error = ""
@@ -114,6 +148,14 @@ class Daemon:
             running = None
             await asyncio.sleep(RETRY_PAUSE_S)
 
+    def _readdressed(self, membership: Membership) -> Membership:
+        """Return the membership with the addresses that this machine has now, which are remembered."""
+        found = readdressed(membership, self.config.advertise_address, self.config.instance_tag)
+        if found != membership:
+            _log.warning("node.address_changed", before=membership.advertise_address, now=found.advertise_address)
+            self.files.save(found)
+        return found
+
     @property
     def hostname(self) -> str:
         """The name under which this node appears."""
@@ -125,9 +167,7 @@ class Daemon:
             shutil.rmtree(self.config.data_dir / name, ignore_errors=True)
 
     def new_member(self, membership: Membership, **extra: Any) -> ClusterMember:
-        """Return this node as a member; a manager's node port is bound here. Raises Conflict when the port is taken."""
-        if membership.is_manager and "listener" not in extra:
-            extra["listener"] = bind_tcp(membership.listen_address)
+        """Return this node as a member. `extra`: what a new one begins with."""
         return ClusterMember(
             config=self.config, files=self.files, membership=membership, local=self.local, clock=self.clock, **extra
         )
@@ -156,9 +196,9 @@ def _is_expected(group: BaseExceptionGroup[BaseException]) -> bool:
     return all(isinstance(error, PyswarmError | OSError) for error in _leaves(group))
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

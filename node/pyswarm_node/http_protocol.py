@@ -131,6 +131,13 @@ class EngineHTTPProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
+    def shutdown(self) -> None:
+        """The server stops: an idle TLS connection is cut, as its client would answer a goodbye only when it uses it next."""
+        super().shutdown()
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.transport.get_extra_info("ssl_object") is not None:
+            self.transport.abort()
+
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Remember that the client closed its half when the connection may yet be hijacked; else the transport closes."""
         if not self._is_upgrade:

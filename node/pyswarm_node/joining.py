@@ -11,8 +11,9 @@ import httpx
 import msgspec
 
 from pyswarm_common import pki
-from pyswarm_common.errors import InvalidArgument, PyswarmError, Unavailable
+from pyswarm_common.errors import InvalidArgument, Unavailable
 from pyswarm_common.wire import CA_PATH, JOIN_PATH, JoinAnswer, JoinRequest
+from pyswarm_node.entering import error_of
 
 JOIN_TIMEOUT_S = 10.0
 
@@ -40,7 +41,7 @@ async def join_cluster(remote: str, request: JoinRequest) -> JoinAnswer:
     except httpx.HTTPError as error:
         raise _unreachable(remote, error) from error
     if answer.status_code != httpx.codes.OK:
-        raise _as_error(answer)
+        raise error_of(answer)
     return msgspec.json.decode(answer.content, type=JoinAnswer)
 
 
@@ -68,13 +69,3 @@ def _unreachable(remote: str, error: Exception) -> Unavailable:
         f"no manager could be reached at {remote}: {reason}; check the address, that pyswarmd runs there as a manager, "
         "and that no firewall stops TCP port 2377"
     )
-
-
-def _as_error(answer: httpx.Response) -> PyswarmError:
-    try:
-        message = str(msgspec.json.decode(answer.content)["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        message = f"the manager answered {answer.status_code}"
-    error = PyswarmError(message)
-    error.status_code = answer.status_code
-    return error

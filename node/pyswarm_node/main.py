@@ -34,6 +34,12 @@ def parse_arguments(arguments: list[str]) -> tuple[DaemonConfig, str]:
         help="a registry that may be asked over plain HTTP; may be given several times",
     )
     parser.add_argument("--hostname", default="", help="the node's name, if it shall not be the machine's host name")
+    parser.add_argument(
+        "--advertise-addr",
+        default="",
+        metavar="IP|INTERFACE",
+        help="the node's new address, if it changed since it joined and cannot be found out; init and join have their own option",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--version", action="version", version=f"pyswarmd {ENGINE_VERSION}")
     parsed = parser.parse_args(arguments)
@@ -42,6 +48,7 @@ def parse_arguments(arguments: list[str]) -> tuple[DaemonConfig, str]:
         runtime_dir=parsed.runtime_dir,
         insecure_registries=tuple(parsed.insecure_registry),
         hostname=parsed.hostname,
+        advertise_address=parsed.advertise_addr,
     )
     return config, parsed.log_level
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
-import io
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import structlog
 import uvloop
@@ -47,9 +48,16 @@ def configure_logging(level: str) -> None:
 def log_task_stacks() -> None:
     """On SIGUSR1: write to the log where each asyncio task stands, for whoever has to find out why something hangs."""
     for task in asyncio.all_tasks():
-        text = io.StringIO()
-        task.print_stack(limit=12, file=text)
-        structlog.get_logger().info("task.stack", name=task.get_name(), stack=text.getvalue())
+        structlog.get_logger().info("task.stack", name=task.get_name(), stack=list(_frames(task.get_coro())))
+
+
+def _frames(awaited: Any) -> Iterator[str]:
+    """Yield where a suspended coroutine stands, outermost first: `Task.get_stack` shows that one alone."""
+    while awaited is not None:
+        frame = next((f for name in ("cr_frame", "gi_frame", "ag_frame") if (f := getattr(awaited, name, None))), None)
+        if frame is not None:
+            yield f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}"
+        awaited = next((a for name in ("cr_await", "gi_yieldfrom", "ag_await") if (a := getattr(awaited, name, None))), None)
 
 
 async def _run(config: DaemonConfig) -> None:

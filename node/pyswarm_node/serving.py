@@ -46,14 +46,16 @@ async def serve(app: Any, sockets: Sequence[socket.socket], tls: ssl.SSLContext 
 
 
 def bind_tcp(address: str) -> socket.socket:
-    """Return a socket that is bound to host:port. Raises Conflict when the port is taken."""
+    """Return a socket that is bound to host:port. Raises Conflict when the port is taken.
+
+    It does not listen before `serve`: until then who connects is refused at once, instead of waiting for an answer.
+    """
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), int(port)))
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

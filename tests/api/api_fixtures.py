@@ -69,7 +69,7 @@ async def control(store: Store, tmp_path: Path) -> AsyncIterator[FakeNodeControl
         managers=(ManagerAddress(node_id=MANAGER_ID, address="127.0.0.1:2377"),),
     )
     runtime = FakeContainerRuntime(SystemClock())
-    manager = ManagerServices(store, broker, SystemClock(), lambda: MANAGER_ID)
+    manager = ManagerServices(store, broker, SystemClock(), lambda: MANAGER_ID, lambda _: "reachable")
     yield FakeNodeControl(local, AgentServices(images, runtime), manager)
     await runtime.close()
     await images.close()

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from api_server import MANAGER_ID, WORKER_ID
+from api_server import MANAGER_ID, WORKER_ID, node
 from json_shapes import shape_differences
 
-from pyswarm_common.objects import NodeStatus
+from pyswarm_common.objects import IssuedCertificate, ManagerStatus, NodeStatus
 from pyswarm_manager.store.store import Store
 from pyswarm_node.api.fake_control import FakeNodeControl
 
@@ -69,7 +69,6 @@ async def test_node_update_changes_labels_and_availability(client: httpx.AsyncCl
 
 async def test_node_update_errors(client: httpx.AsyncClient) -> None:
     for node_id, changes, status, message in (
-        (WORKER_ID, {"Role": "manager"}, 501, "promoting and demoting nodes is not supported yet"),
         (
             MANAGER_ID,
             {"Role": "worker"},
@@ -99,6 +98,43 @@ async def test_only_dead_workers_can_be_removed_unforced(client: httpx.AsyncClie
     await store.update(lambda tx: tx.update(msgspec.structs.replace(node, status=NodeStatus(state="down"))))
     assert (await client.delete("/nodes/worker1")).status_code == 200
     assert WORKER_ID not in store.view.nodes
+
+
+async def test_roles_are_changed_when_the_quorum_bears_it(client: httpx.AsyncClient, store: Store) -> None:
+    assert (await update_node(client, WORKER_ID, Role="manager")).status_code == 200
+    assert store.view.nodes.must_get(WORKER_ID).spec.role == "manager"
+    voter = ManagerStatus(address="127.0.0.1:2377", etcd_member_id=1, is_voter=True)
+    node = store.view.nodes.must_get(MANAGER_ID)
+    await store.update(lambda tx: tx.update(msgspec.structs.replace(node, manager=voter)))
+    refused = await update_node(client, MANAGER_ID, Role="worker")
+    assert (refused.status_code, refused.json()["message"]) == (
+        400,
+        "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would result in a loss of quorum: "
+        "no other manager has joined yet",
+    )
+    assert (await update_node(client, WORKER_ID, Role="worker")).status_code == 200
+    assert store.view.nodes.must_get(WORKER_ID).spec.role == "worker"
+
+
+async def test_there_are_seven_managers_at_most(client: httpx.AsyncClient, store: Store) -> None:
+    others = [node(f"manager{number}", f"host{number}", "manager") for number in range(2, 8)]
+    for other in others:
+        await store.update(lambda tx, other=other: tx.create(other))  # type: ignore[misc]
+    refused = await update_node(client, WORKER_ID, Role="manager")
+    assert (refused.status_code, refused.json()["message"]) == (
+        400,
+        "rpc error: code = FailedPrecondition desc = the swarm has 7 managers, the most it can have: demote one first",
+    )
+
+
+async def test_a_manager_that_never_entered_can_be_removed_by_force(client: httpx.AsyncClient, store: Store) -> None:
+    certificate = IssuedCertificate(serial="5eed", expires_at_ns=4_000_000_000 * 10**9, is_manager=True)
+    waiting = msgspec.structs.replace(node("waiting", "waiting", "manager"), manager=None, certificates=(certificate,))
+    await store.update(lambda tx: tx.create(waiting))
+    assert "must be demoted to worker" in (await client.delete("/nodes/waiting")).json()["message"]
+    assert (await client.delete("/nodes/waiting", params={"force": "1"})).status_code == 200
+    assert "waiting" not in store.view.nodes
+    assert store.view.cluster.revoked_certificates == (certificate,)
 
 
 async def test_forced_removal(client: httpx.AsyncClient, store: Store) -> None:
@@ -138,7 +174,7 @@ async def test_settings_are_kept_and_in_force(client: httpx.AsyncClient, store: 
 
 async def test_swarm_update_errors(client: httpx.AsyncClient) -> None:
     for spec, status in (
-        ({"EncryptionConfig": {"AutoLockManagers": True}}, 501),
+        ({"EncryptionConfig": True}, 400),
         ({"Orchestration": {"TaskHistoryRetentionLimit": "x"}}, 400),
         ({"Dispatcher": {"HeartbeatPeriod": 5}}, 400),
         ({"Dispatcher": 5}, 400),

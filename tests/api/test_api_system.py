@@ -1,18 +1,22 @@
 """Ping, versions, info, events, unknown routes, and how times and filters are read."""
 
 import dataclasses
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
-from api_server import MANAGER_ID
+from api_server import MANAGER_ID, WORKER_ID
 from json_shapes import shape_differences
 
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.responses import parse_time_ns, rfc3339, rfc3339_fixed
 from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.objects import ManagerStatus
+from pyswarm_manager.store.store import Store
 from pyswarm_node.api.fake_control import FakeNodeControl
 
 Golden = Callable[[str], Any]
@@ -116,6 +120,80 @@ async def test_info_outside_a_swarm(client: httpx.AsyncClient, control: FakeNode
         "Error": "",
         "RemoteManagers": None,
     }
+
+
+async def test_info_while_the_manager_starts(client: httpx.AsyncClient, control: FakeNodeControl) -> None:
+    control.manager = None
+    control.local = dataclasses.replace(control.local, swarm_state="pending")
+    swarm = (await client.get("/info")).json()["Swarm"]
+    assert (swarm["LocalNodeState"], swarm["ControlAvailable"], swarm["NodeID"]) == ("pending", False, MANAGER_ID)
+    assert "Cluster" not in swarm
+
+
+async def test_info_of_a_node_that_failed(client: httpx.AsyncClient, control: FakeNodeControl) -> None:
+    control.manager = None
+    control.local = dataclasses.replace(control.local, swarm_state="error", error="etcd cannot be started: oops")
+    swarm = (await client.get("/info")).json()["Swarm"]
+    assert (swarm["LocalNodeState"], swarm["Error"]) == ("error", "etcd cannot be started: oops")
+    assert (await client.head("/_ping")).headers["swarm"] == "error"
+
+
+async def test_info_without_a_leader_says_dockers_words_and_still_shows_the_cluster(
+    client: httpx.AsyncClient, control: FakeNodeControl
+) -> None:
+    assert control.manager is not None
+    control.manager = dataclasses.replace(control.manager, leader_node_id=lambda: None)
+    swarm = (await client.get("/info")).json()["Swarm"]
+    assert swarm["Error"].startswith(
+        "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. "
+        "Make sure more than half of the managers are online."
+    )
+    assert (swarm["LocalNodeState"], swarm["ControlAvailable"], swarm["Nodes"]) == ("active", True, 2)
+    assert swarm["Cluster"]["ID"]
+    nodes = (await client.get("/nodes")).json()
+    assert [n["ManagerStatus"].get("Leader") for n in nodes if "ManagerStatus" in n] == [None]
+
+
+async def test_info_warns_of_two_managers(client: httpx.AsyncClient, store: Store) -> None:
+    worker = store.view.nodes.must_get(WORKER_ID)
+    await store.update(lambda tx: tx.update(msgspec.structs.replace(worker, manager=ManagerStatus(address="192.0.2.2:2377"))))
+    info = (await client.get("/info")).json()
+    assert info["Swarm"]["Managers"] == 2
+    assert info["Warnings"] == info["Swarm"]["Warnings"]
+    assert info["Warnings"][0].startswith("WARNING: Running Swarm in a two-manager configuration.")
+
+
+@pytest.mark.kernel
+async def test_a_full_disk_is_told_while_it_is_full(client: httpx.AsyncClient, control: FakeNodeControl, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "small", disk], check=True)
+    try:
+        control.local = dataclasses.replace(control.local, data_dir=disk)
+        assert (await client.get("/info")).json()["Warnings"] is None
+        (disk / "ballast").write_bytes(b"x" * (3 << 19))
+        assert control.manager is not None
+        control.manager = dataclasses.replace(control.manager, leader_node_id=lambda: None)
+        info = (await client.get("/info")).json()
+        assert info["Warnings"] == [f"WARNING: no space left on the disk of {disk}: free some, and it goes on by itself"]
+        assert info["Swarm"]["Error"].startswith(f"no space left on the disk of {disk}")
+        (disk / "ballast").unlink()
+        assert (await client.get("/info")).json()["Warnings"] is None
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("reachability", ["reachable", "unreachable", "unknown"])
+async def test_managers_are_shown_as_this_one_finds_them(
+    client: httpx.AsyncClient, control: FakeNodeControl, store: Store, reachability: str
+) -> None:
+    assert control.manager is not None
+    control.manager = dataclasses.replace(control.manager, reachability=lambda _: reachability)
+    worker = store.view.nodes.must_get(WORKER_ID)
+    await store.update(lambda tx: tx.update(msgspec.structs.replace(worker, manager=ManagerStatus(address="192.0.2.2:2377"))))
+    statuses = {n["ID"]: n["ManagerStatus"] for n in (await client.get("/nodes")).json()}
+    assert statuses[MANAGER_ID] == {"Leader": True, "Reachability": "reachable", "Addr": "127.0.0.1:2377"}
+    assert statuses[WORKER_ID] == {"Reachability": reachability, "Addr": "192.0.2.2:2377"}
 
 
 @pytest.mark.parametrize(

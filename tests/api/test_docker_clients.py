@@ -111,7 +111,7 @@ async def test_cli_errors_are_readable(docker_cli: DockerCLI) -> None:
         ("network create app", "use --driver overlay"),
         ("swarm init", "This node is already part of a swarm."),
         ("swarm leave", "Removing the last manager erases all current state of the swarm."),
-        ("node promote worker1", "promoting and demoting nodes is not supported yet"),
+        ("node promote nosuch", "node nosuch not found|No such node: nosuch"),  # as above
         ("inspect nosuch", "No such object: nosuch"),
         ("run alpine true", "single containers are not supported yet"),
         ("service logs nosuch", "no such task or service: nosuch"),

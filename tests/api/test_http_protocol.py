@@ -285,6 +285,7 @@ def test_client_certificates_reach_http_and_websocket_routes(
     async def scenario() -> None:
         listener = bind_tcp("127.0.0.1:0")
         port = listener.getsockname()[1]
+        listener.listen()  # the server does so too, but a moment after it was started
         async with served(APP, listener, certificates.server_context()):
             context = certificates.client_context(shows_certificate=shows_certificate)
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)

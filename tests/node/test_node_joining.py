@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import datetime
+import random
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+import msgspec
 import pytest
 from websockets.exceptions import WebSocketException
 
@@ -17,11 +20,14 @@ from pyswarm_common.clock import SystemClock
 from pyswarm_common.errors import InvalidArgument, PyswarmError, Unavailable
 from pyswarm_common.objects import Cluster, NodeDescription
 from pyswarm_common.waiting import wait_first
+from pyswarm_manager.ca.attempt_limit import BURST
 from pyswarm_manager.ca.bootstrap import new_cluster
 from pyswarm_manager.etcd.member import free_peer_port
 from pyswarm_manager.store.envelope import DataKeys
+from pyswarm_node.certificate_keeper import CertificateKeeper
+from pyswarm_node.entering import ManagerDirectory
 from pyswarm_node.joining import join_cluster
-from pyswarm_node.manager_runner import ManagerRunner, encode_data_keys
+from pyswarm_node.manager_runner import ManagerRunner
 from pyswarm_node.membership import Membership, MembershipStore
 from pyswarm_node.serving import bind_tcp
 
@@ -39,7 +45,7 @@ class Manager:
 
 @pytest.fixture
 async def manager(tmp_path: Path) -> AsyncIterator[Manager]:
-    files, clock = MembershipStore(tmp_path), SystemClock()
+    files, clock = MembershipStore(tmp_path, tmp_path / "run"), SystemClock()
     listener = bind_tcp("127.0.0.1:0")
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     key = files.private_key()
@@ -53,17 +59,30 @@ async def manager(tmp_path: Path) -> AsyncIterator[Manager]:
         clock=clock,
     )
     files.save_certificate(root_pem=new.cluster.root_certificate_pem, certificate_pem=new.certificate_pem, key_pem=key)
-    files.save_data_keys(encode_data_keys(DataKeys.generate()))
+    files.save_data_keys(DataKeys.generate().encode())
     membership = Membership(
         node_id=new.node.id,
         cluster_id=new.cluster.id,
         role="manager",
         advertise_address="127.0.0.1",
         data_path_address="127.0.0.1",
+        node_address=address,
         etcd_peer_port=free_peer_port("127.0.0.1"),
     )
+    directory = ManagerDirectory(
+        lambda: (wire.ManagerAddress(node_id=new.node.id, address=address),),
+        lambda: client_tls(str(files.certificate_path), str(files.key_path), str(files.root_path)),
+    )
     runner = ManagerRunner(
-        files=files, membership=membership, runtime_dir=tmp_path / "run", listener=listener, clock=clock, new=new
+        files=files,
+        membership=membership,
+        runtime_dir=tmp_path / "run",
+        listener=listener,
+        clock=clock,
+        directory=directory,
+        keeper=CertificateKeeper(files, lambda: membership, directory.post, clock, random.random),
+        on_newer=lambda *_: None,
+        new=new,
     )
     running = asyncio.ensure_future(runner.run())
     try:
@@ -85,6 +104,13 @@ def tls_of(folder: Path, answer: wire.JoinAnswer, key_pem: str) -> ssl.SSLContex
     return client_tls(str(folder / "crt"), str(folder / "key"), str(folder / "ca"))
 
 
+def tls_without_trust() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 async def test_the_worker_token_lets_in_and_the_session_opens(manager: Manager, tmp_path: Path) -> None:
     key = pki.new_private_key_pem()
     answer = await join_cluster(manager.address, request(manager.cluster.worker_join_token, key))
@@ -94,7 +120,11 @@ async def test_the_worker_token_lets_in_and_the_session_opens(manager: Manager, 
         welcome = wire.decode_manager_message(await socket.recv())
         assert isinstance(welcome, wire.Welcome)
         assert welcome.node_id == answer.node_id
-        assert [m.address for m in welcome.managers] == [manager.address]
+        state = wire.decode_manager_message(await socket.recv())
+        assert isinstance(state, wire.NodeState)
+        assert [m.address for m in state.managers] == [manager.address]
+        assert (state.role, state.trust_pem) == ("worker", manager.cluster.root_certificate_pem)
+        assert state.issuer_digest == pki.root_digest(manager.cluster.root_certificate_pem)
 
 
 async def test_a_join_that_is_tried_again_is_the_same_node(manager: Manager) -> None:
@@ -117,9 +147,32 @@ async def test_a_token_of_another_cluster_never_reaches_the_manager(manager: Man
         await join_cluster(manager.address, request(pki.new_join_token(root_pem)))
 
 
-async def test_the_manager_token_says_that_this_comes_later(manager: Manager) -> None:
-    with pytest.raises(PyswarmError, match="joining as a manager is not offered yet"):
-        await join_cluster(manager.address, request(manager.cluster.manager_join_token))
+async def test_the_manager_token_gives_a_manager_s_certificate(manager: Manager) -> None:
+    answer = await join_cluster(manager.address, request(manager.cluster.manager_join_token))
+    assert answer.role == pki.identity_of(answer.certificate_pem.encode()).role == "manager"
+
+
+async def test_a_node_gets_another_certificate_under_its_present_one_and_no_other_role(manager: Manager, tmp_path: Path) -> None:
+    key = pki.new_private_key_pem()
+    answer = await join_cluster(manager.address, request(manager.cluster.worker_join_token, key))
+    directory = ManagerDirectory(lambda: answer.managers, lambda: tls_of(tmp_path, answer, key))
+    asked = wire.CertificateRequest(signing_request_pem=pki.new_signing_request(pki.new_private_key_pem()))
+    body = await directory.post(wire.CERTIFICATE_PATH, msgspec.json.encode(asked), 5.0)
+    renewed = msgspec.json.decode(body, type=wire.CertificateAnswer)
+    assert renewed.role == "worker"
+    assert pki.identity_of(renewed.certificate_pem.encode()) == pki.identity_of(answer.certificate_pem.encode())
+    without = ManagerDirectory(lambda: answer.managers, lambda: ssl.create_default_context(cadata=answer.root_certificate_pem))
+    with pytest.raises(PyswarmError, match="a node certificate of this cluster is needed here"):
+        await without.post(wire.CERTIFICATE_PATH, msgspec.json.encode(asked), 5.0)
+
+
+async def test_who_knocks_too_often_has_to_wait(manager: Manager) -> None:
+    async with httpx.AsyncClient(verify=tls_without_trust(), trust_env=False) as client:
+        answers = [await client.get(f"https://{manager.address}{wire.CA_PATH}") for _ in range(round(BURST) * 3)]
+    assert answers[0].status_code == 200
+    refused = next(answer for answer in answers if answer.status_code != 200)
+    assert refused.status_code == 429
+    assert refused.json()["message"] == "too many attempts to join from 127.0.0.1: try again in 1 s"
 
 
 async def test_nobody_at_the_address(manager: Manager) -> None:

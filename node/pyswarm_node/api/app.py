@@ -1,5 +1,7 @@
 """The Engine API of a node, put together."""
 
+import re
+
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -9,9 +11,13 @@ from starlette.types import Receive, Scope, Send
 from pyswarm_agent.api.routes import ROUTERS as AGENT_ROUTERS
 from pyswarm_common.engine_api.responses import error_response
 from pyswarm_common.errors import NotFound, PyswarmError
-from pyswarm_node.api import events, membership, system
+from pyswarm_node.api import events, membership, recovery, system
 from pyswarm_node.api.control import NodeControl, require_manager
 from pyswarm_node.api.version_middleware import VersionMiddleware
+
+_LOGS = re.compile(r"/(services|tasks)/[^/]+/logs")
+_OF_THIS_NODE = frozenset({"/swarm/unlock"})
+"""Changes of the node that is asked, not of the cluster."""
 
 
 def create_app(control: NodeControl) -> FastAPI:
@@ -23,14 +29,18 @@ def create_app(control: NodeControl) -> FastAPI:
     app.add_middleware(VersionMiddleware)
     app.add_exception_handler(PyswarmError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_unknown_route)
-    for router in (*AGENT_ROUTERS, system.router, membership.router, events.router):
+    for router in (*AGENT_ROUTERS, system.router, membership.router, recovery.router, events.router):
         app.include_router(router)
     app.mount("", ManagerRoutes())
     return app
 
 
 class ManagerRoutes:
-    """What no other route answers: the manager's routes, loaded at the first such request, since workers are rarely asked."""
+    """What no other route answers: the manager's routes, loaded at the first such request, since workers are rarely asked.
+
+    On a manager changes and logs are carried out by the leader, wherever it is; all else is read from this manager's mirror, or at
+    the leader too while this manager's own etcd is cut off.
+    """
 
     def __init__(self) -> None:
         self._router: APIRouter | None = None
@@ -39,7 +49,25 @@ class ManagerRoutes:
         """Answer one request, an unknown path too."""
         if self._router is None:
             self._router = _load_manager_routes()
-        await self._router(scope, receive, send)
+        control: NodeControl = scope["app"].state.control
+        manager = control.manager
+        requests = manager.leader_requests if manager is not None else None
+        is_leaders = needs_leader(scope["method"], scope["path"])
+        if requests is None or not (is_leaders or await requests.must_read_there()):
+            await self._router(scope, receive, send)
+            return
+        from pyswarm_manager.forwarding.exchange import Exchange
+
+        errors_come_through = {**scope, "starlette.exception_handlers": ({}, {})}
+        answer = requests.carry_out if is_leaders else requests.read
+        await answer(self._router, Exchange(receive, send), errors_come_through)
+
+
+def needs_leader(method: str, path: str) -> bool:
+    """Whether a request to the manager's routes changes the cluster, or reads logs, whose streams end at the leader."""
+    if method in ("GET", "HEAD"):
+        return _LOGS.fullmatch(path) is not None
+    return path not in _OF_THIS_NODE
 
 
 def _load_manager_routes() -> APIRouter:

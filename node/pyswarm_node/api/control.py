@@ -8,6 +8,7 @@ from pyswarm_agent.api.agent_services import AgentServices
 from pyswarm_common.errors import Unavailable
 from pyswarm_common.objects import NodeResources
 from pyswarm_common.wire import ManagerAddress
+from pyswarm_node.key_file import SWARM_IS_LOCKED
 
 if TYPE_CHECKING:
     from pyswarm_manager.api.manager_services import ManagerServices
@@ -19,11 +20,10 @@ ALREADY_IN_SWARM = 'This node is already part of a swarm. Use "docker swarm leav
 _NO_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.'
 )
-_WORKER = (
+NOT_A_MANAGER = (
     "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "
     "Please run this command on a manager node or promote the current node to a manager."
 )
-_LOCKED = 'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to unlock it.'
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class LocalState:
     node_id: str = ""
     node_addr: str = ""
     error: str = ""
+    progress: str = ""
+    """What a manager that does not serve yet is waiting for."""
     is_manager: bool = False
     managers: tuple[ManagerAddress, ...] = ()
 
@@ -67,6 +69,14 @@ class NodeControl(Protocol):
         """Join a swarm, as the body of `POST /swarm/join` (without nulls) says. Raises PyswarmError."""
         ...
 
+    async def unlock_swarm(self, unlock_key: str) -> None:
+        """Open a locked node's keys and start. Raises Conflict when it is not locked, Unauthenticated for a wrong key."""
+        ...
+
+    async def restore_swarm(self, backup: bytes, addresses: dict[str, Any], unlock_key: str) -> dict[str, Any]:
+        """Begin the swarm in a backup anew; `addresses`: of `POST /swarm/init`. Returns what to answer. Raises PyswarmError."""
+        ...
+
     async def leave_swarm(self, force: bool) -> None:
         """Leave the swarm; the API has asked before whether a manager may. Raises PyswarmError."""
         ...
@@ -79,8 +89,8 @@ def require_manager(control: NodeControl) -> "ManagerServices":
         return manager
     local = control.local
     if local.swarm_state == "locked":
-        raise Unavailable(_LOCKED)
+        raise Unavailable(SWARM_IS_LOCKED)
     if local.is_manager:
         reason = f": {local.error}" if local.error else ", try again in a moment"
         raise Unavailable(f"This node's manager is not ready{reason}")
-    raise Unavailable(_NO_MANAGER if local.swarm_state == "inactive" else _WORKER)
+    raise Unavailable(_NO_MANAGER if local.swarm_state == "inactive" else NOT_A_MANAGER)

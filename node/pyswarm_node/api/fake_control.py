@@ -9,7 +9,7 @@ from pyswarm_node.api.control import LocalState
 
 
 class FakeNodeControl:
-    """Keeps the state that tests set; init, join and leave change it and are remembered in `requests`."""
+    """Keeps the state that tests set; init, join, unlock and leave change it and are remembered in `requests`."""
 
     def __init__(self, local: LocalState, agent: AgentServices, manager: ManagerServices | None = None) -> None:
         self.local = local
@@ -27,6 +27,18 @@ class FakeNodeControl:
         """Become an active worker."""
         self.requests.append(("join", request))
         self.local = replace(self.local, swarm_state="active", is_manager=False)
+
+    async def unlock_swarm(self, unlock_key: str) -> None:
+        """Be active again."""
+        self.requests.append(("unlock", unlock_key))
+        self.local = replace(self.local, swarm_state="active", is_manager=True)
+
+    async def restore_swarm(self, backup: bytes, addresses: dict[str, Any], unlock_key: str) -> dict[str, Any]:
+        """Become an active manager."""
+        self.requests.append(("restore", (backup, addresses, unlock_key)))
+        self.local = replace(self.local, swarm_state="active", is_manager=True)
+        address = f"{self.local.node_addr}:2377"
+        return {"NodeID": self.local.node_id, "NodeAddr": address, "FormerManagers": [self.local.node_addr], "Locked": False}
 
     async def leave_swarm(self, force: bool) -> None:
         """Be in no swarm."""

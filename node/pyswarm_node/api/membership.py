@@ -1,14 +1,16 @@
-"""The routes by which a node comes into a swarm and out of it."""
+"""The routes by which a node comes into a swarm, is unlocked, and goes out of it."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pyswarm_common.engine_api.responses import JSONResponse, query_flag, read_json_object
-from pyswarm_common.errors import Unavailable
-from pyswarm_node.api.control import ALREADY_IN_SWARM, NOT_IN_SWARM, NodeControl
+from pyswarm_common.errors import Conflict, Unavailable
+from pyswarm_node.api.control import ALREADY_IN_SWARM, NOT_IN_SWARM, NodeControl, require_manager
 
 router = APIRouter()
+
+LEAVE_WHILE_LOCKED = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message."
 
 
 @router.post("/swarm/init")
@@ -32,6 +34,19 @@ async def join_swarm(request: Request) -> Response:
     return Response()
 
 
+@router.post("/swarm/unlock")
+async def unlock_swarm(request: Request) -> Response:
+    """Unlock this node's keys; answers when its manager serves."""
+    control = _control(request)
+    body = await read_json_object(request)
+    state = control.local.swarm_state
+    if state == "locked":
+        await control.unlock_swarm(str(body.get("UnlockKey") or ""))
+        return Response()
+    require_manager(control)
+    raise Conflict("swarm is not locked")
+
+
 @router.post("/swarm/leave")
 async def leave_swarm(request: Request) -> Response:
     """Leave the swarm; a manager only when forced."""
@@ -39,6 +54,8 @@ async def leave_swarm(request: Request) -> Response:
     is_forced = query_flag(request, "force")
     if control.local.swarm_state == "inactive":
         raise Unavailable(NOT_IN_SWARM)
+    if control.local.swarm_state == "locked" and not is_forced:
+        raise Unavailable(LEAVE_WHILE_LOCKED)
     if control.local.is_manager and not is_forced:
         raise Unavailable(_why_not_leave(control))
     await control.leave_swarm(is_forced)

@@ -13,8 +13,8 @@ from pyswarm_agent.api.containers import render_container
 from pyswarm_agent.api.images import render_image_summary
 from pyswarm_common.engine_api.responses import API_VERSION, MINIMUM_API_VERSION, JSONResponse, rfc3339
 from pyswarm_common.errors import Unimplemented
-from pyswarm_manager.api.render.cluster import render_cluster_info
 from pyswarm_node.api.control import LocalState, NodeControl
+from pyswarm_node.api.swarm_info import describe_swarm, describe_warnings
 from pyswarm_node.api.version_middleware import ARCHITECTURE, ENGINE_VERSION, PRODUCT_VERSION
 
 router = APIRouter()
@@ -74,9 +74,9 @@ async def show_info(request: Request) -> Response:
     """Show the node: its resources, containers, and place in the swarm."""
     control = _control(request)
     local = control.local
-    return JSONResponse(
-        {**_describe_agent(control), **_describe_machine(local, control.agent.clock.now_ns()), "Swarm": describe_swarm(control)}
-    )
+    swarm = describe_swarm(control)
+    machine = _describe_machine(local, control.agent.clock.now_ns())
+    return JSONResponse({**_describe_agent(control), **machine, "Warnings": describe_warnings(local, swarm), "Swarm": swarm})
 
 
 @router.get("/system/df")
@@ -106,26 +106,6 @@ async def prune_builds(request: Request) -> Response:
 async def check_credentials(request: Request) -> Response:
     """Check registry credentials: not offered yet."""
     raise Unimplemented("checking registry credentials is not supported yet")
-
-
-def describe_swarm(control: NodeControl) -> dict[str, Any]:
-    """Return the `Swarm` section of `info`."""
-    local = control.local
-    manager = control.manager
-    section: dict[str, Any] = {
-        "NodeID": local.node_id,
-        "NodeAddr": local.node_addr,
-        "LocalNodeState": local.swarm_state,
-        "ControlAvailable": manager is not None,
-        "Error": local.error,
-        "RemoteManagers": [{"NodeID": m.node_id, "Addr": m.address} for m in local.managers] or None,
-    }
-    if manager is not None:
-        view = manager.store.view
-        section["Nodes"] = len(view.nodes)
-        section["Managers"] = sum(node.manager is not None for node in view.nodes)
-        section["Cluster"] = render_cluster_info(view.cluster, manager.store.version_index(view.cluster))
-    return section
 
 
 def _describe_agent(control: NodeControl) -> dict[str, Any]:
@@ -199,7 +179,6 @@ def _describe_machine(local: LocalState, now_ns: int) -> dict[str, Any]:
         "ExperimentalBuild": False,
         "ServerVersion": ENGINE_VERSION,
         "Isolation": "",
-        "Warnings": None,
     }
 
 
