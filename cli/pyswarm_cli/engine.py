@@ -63,12 +63,14 @@ class EngineClient:
             self._connection = None
 
     @contextmanager
-    def stream(self, method: str, *path: str, body: IO[bytes] | None = None, **query: Any) -> Iterator[http.client.HTTPResponse]:
+    def stream(
+        self, method: str, *path: str, body: IO[bytes] | None = None, headers: Mapping[str, str] | None = None, **query: Any
+    ) -> Iterator[http.client.HTTPResponse]:
         """Give the answer while it flows, over a connection of its own."""
         connection = _UnixConnection(self._socket_path, timeout_s=None)
         try:
-            headers = {"Content-Type": "application/x-tar"} if body else {}
-            response = self._send(connection, method, _target(path, query), body, headers)
+            sent = {**({"Content-Type": "application/x-tar"} if body else {}), **(headers or {})}
+            response = self._send(connection, method, _target(path, query), body, sent)
             if response.status >= 400:
                 raise _error(response.status, response.read())
             yield response

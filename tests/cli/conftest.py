@@ -1,15 +1,25 @@
 """Fixtures of the CLI's tests: the API's own (a real application over a store in memory), and the command line against it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+import structlog
 from api_fixtures import api_socket, control, root_pem, store
 from click.testing import CliRunner, Result
 
-__all__ = ["Run", "api_socket", "control", "pyswarm", "root_pem", "store"]
+__all__ = ["Run", "api_socket", "control", "logs_of_the_api", "pyswarm", "root_pem", "store"]
 
 Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture(autouse=True)
+def logs_of_the_api() -> Iterator[None]:
+    """Keep them out of what the command line prints: `CliRunner` puts files of its own in place of stdout and stderr."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stdout))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -189,6 +189,13 @@ async def test_nodes(pyswarm: Run, store: Store) -> None:
     assert store.view.nodes.must_get(WORKER_ID).spec.labels == {"disk": "ssd"}
     assert store.view.nodes.must_get(WORKER_ID).spec.availability == "drain"
     assert (await pyswarm("node", "update", "--label-rm", "nosuch", "worker1")).exit_code == 2
+    assert (await pyswarm("node", "promote", "worker1")).stdout == "Node worker1 promoted to a manager in the swarm.\n"
+    assert store.view.nodes.must_get(WORKER_ID).spec.role == "manager"
+    assert (await pyswarm("node", "promote", "worker1")).stdout == f"Node {WORKER_ID} is already a manager.\n"
+    assert (await pyswarm("node", "demote", "worker1")).stdout == "Manager worker1 demoted in the swarm.\n"
+    result = await pyswarm("node", "demote", "worker1", "self")
+    assert (result.exit_code, result.stdout) == (1, f"Node {WORKER_ID} is already a worker.\n")
+    assert "attempting to demote the last manager of the swarm" in result.stderr
     result = await pyswarm("node", "rm", "worker1")
     assert (result.exit_code, "is not down and can't be removed" in result.stderr) == (1, True)
     assert (await pyswarm("node", "rm", "--force", "worker1")).stdout == "worker1\n"

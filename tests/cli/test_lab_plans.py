@@ -69,6 +69,15 @@ def test_the_rules_of_cuts() -> None:
     assert "drop" not in network.cut_rules([], [])
 
 
+def test_a_cut_one_way_drops_one_way() -> None:
+    rules = network.cut_rules([], [], [("n1", "n2"), ("switch", "n3"), ("n3", "switch")])
+    assert [line.strip() for line in rules.splitlines() if "drop" in line] == [
+        'iifname "n3" drop',
+        'iifname "n1" oifname "n2" drop',
+        'oifname "n3" drop',
+    ]
+
+
 UNIFIED = "25 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot"
 HYBRID = """\
 24 23 0:22 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755

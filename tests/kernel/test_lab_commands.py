@@ -67,6 +67,14 @@ def test_ls_shows_power_and_cuts(labs_folder: Path, up: str) -> None:
     assert rows(labs_folder)["n1"]["cut_from"] == []
 
 
+def test_ls_shows_a_cut_one_way_at_its_sender(labs_folder: Path, up: str) -> None:
+    assert call(labs_folder, "cut", "-n", NAME, "n1", "--to", "n2").returncode == 0
+    found = rows(labs_folder)
+    assert (found["n1"]["cut_from"], found["n2"]["cut_from"]) == (["n2 (one way)"], [])
+    assert call(labs_folder, "heal", "-n", NAME, "n2").returncode == 0
+    assert rows(labs_folder)["n1"]["cut_from"] == []
+
+
 def test_exec_passes_code_input_and_environment(labs_folder: Path, up: str) -> None:
     result = call(
         labs_folder,

@@ -183,6 +183,23 @@ def test_a_power_cut_kills_everything_and_keeps_the_disk(lab: Lab) -> None:
         host.power_on()
 
 
+def test_a_power_cut_says_no_goodbye_to_those_who_are_connected(lab: Lab) -> None:
+    server, client = lab.host("n2"), lab.host("n1")
+    listen = "import socket; s = socket.create_server(('', 7000)); print(flush=True); c = s.accept()[0]; c.send(b'x'); c.recv(1)"
+    listener = server.popen(["/usr/bin/python3", "-c", listen])
+    assert listener.stdout is not None
+    listener.stdout.readline()
+    connect = f"import socket; s = socket.create_connection(('{server.address}', 7000)); print(s.recv(1), flush=True); "
+    connect += "s.settimeout(2); s.recv(1)"
+    caller = client.popen(["/usr/bin/python3", "-c", connect])
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == "b'x'\n"
+    server.power_cut()
+    assert "TimeoutError" in caller.communicate(timeout=10)[1]
+    listener.communicate(timeout=5)
+    server.power_on()
+
+
 def test_a_cut_loses_packets_silently_until_healed(lab: Lab) -> None:
     one, two, three = lab.hosts
     one.cut()
@@ -211,6 +228,29 @@ def test_a_cut_between_two_hosts_leaves_the_others(lab: Lab) -> None:
     assert not reaches(lab.switch, one)
     lab.heal()
     assert reaches(one, lab.switch)
+
+
+def test_a_cut_one_way_lets_the_other_way_through(lab: Lab) -> None:
+    one, two, three = lab.hosts
+    one.cut_to("n2")
+    assert not reaches(one, two)
+    assert reaches(one, three)
+    received = ["cat", "/sys/class/net/eth0/statistics/rx_packets"]
+    before = int(one.run(received).stdout)
+    assert not reaches(two, one)  # what answers is lost, but what asks arrives
+    assert int(one.run(received).stdout) > before
+    two.heal("n1")
+    assert reaches(one, two)
+
+
+def test_an_unplugged_host_sees_no_carrier(lab: Lab) -> None:
+    one, two = lab.host("n1"), lab.host("n2")
+    one.unplug()
+    assert not reaches(two, one)
+    assert one.run(["cat", "/sys/class/net/eth0/carrier"]).stdout == "0\n"
+    one.plug()
+    assert reaches(two, one)
+    assert reaches(one, two)
 
 
 def test_a_cut_outlives_a_power_cut(lab: Lab) -> None:

@@ -113,17 +113,23 @@ def start(name: str, host: str) -> None:
 @lab.command()
 @name_option
 @click.option("--from", "other", metavar="OTHER", help="Cut it only from this host (`switch` is one).")
+@click.option("--to", "receiver", metavar="OTHER", help="Lose only what it sends to this host.")
 @click.argument("host")
 @_readable_errors
-def cut(name: str, other: str | None, host: str) -> None:
+def cut(name: str, other: str | None, receiver: str | None, host: str) -> None:
     """Part HOST from the network: every packet is lost, silently."""
-    Lab.open(name).host(host).cut(other)
+    if other is not None and receiver is not None:
+        raise click.UsageError("--from cuts both ways, --to one: give one of them")
+    if receiver is not None:
+        Lab.open(name).host(host).cut_to(receiver)
+    else:
+        Lab.open(name).host(host).cut(other)
     click.echo(host)
 
 
 @lab.command()
 @name_option
-@click.option("--from", "other", metavar="OTHER", help="Heal only the cut from this host.")
+@click.option("--from", "other", metavar="OTHER", help="Heal only the cuts from and to this host.")
 @click.argument("host", required=False)
 @_readable_errors
 def heal(name: str, other: str | None, host: str | None) -> None:
@@ -195,7 +201,8 @@ def _rows(one: Lab) -> list[dict[str, Any]]:
             "pid": host.init.pid if host.init is not None and host.is_on else None,
             "daemon_pid": Host(one, host.name).daemon_pid,
             "cut_from": (["everything"] if host.name in state.cut_hosts else [])
-            + [other for pair in state.cut_pairs if host.name in pair for other in pair if other != host.name],
+            + [other for pair in state.cut_pairs if host.name in pair for other in pair if other != host.name]
+            + [f"{receiver} (one way)" for sender, receiver in state.cut_ways if sender == host.name],
         }
         for host in state.hosts.values()
     ]

@@ -142,12 +142,18 @@ class Host:
             raise PyswarmError(f"cannot start {command[0]} in host {self.name}: {starting.stderr.strip()}")
         return int(starting.stdout)
 
-    def start_daemon(self, arguments: Sequence[str] | None = None, *, wait_s: float = DAEMON_START_TIMEOUT_S) -> None:
+    def start_daemon(
+        self,
+        arguments: Sequence[str] | None = None,
+        *,
+        wait_s: float = DAEMON_START_TIMEOUT_S,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         """Start pyswarmd with the lab's daemon command and wait until its API answers; `wait_s=0` does not wait.
 
-        `arguments` are added to the command, now and at later starts; None adds those of the last time.
+        `arguments` are added to the command, now and at later starts; None adds those of the last time. `env` is for now only.
         """
-        self.lab.start_daemons([self.name], arguments, wait_s=wait_s)
+        self.lab.start_daemons([self.name], arguments, wait_s=wait_s, env=env)
 
     def kill_daemon(self, number: int = signal.SIGKILL, *, wait_s: float = 20.0) -> None:
         """Send pyswarmd a signal and wait until it has ended (its containers go on)."""
@@ -221,15 +227,39 @@ class Host:
                 state.cut_pairs = sorted({*state.cut_pairs, _pair(self.name, other)})
             power.apply_cuts(state)
 
+    def cut_to(self, other: str) -> None:
+        """Lose every packet from the host to `other`; those from `other` still arrive."""
+        self._refuse_switch("cut off; cut a host from it instead")
+        _pair(self.name, other)
+        with self.lab.changing() as state:
+            self.lab.require_host(other, state)
+            state.cut_ways = sorted({*state.cut_ways, (self.name, other)})
+            power.apply_cuts(state)
+
     def heal(self, other: str | None = None) -> None:
-        """Undo the cut from `other`, or every cut of this host."""
+        """Undo the cuts from and to `other`, or every cut of this host."""
         with self.lab.changing() as state:
             if other is None:
                 state.cut_hosts = [name for name in state.cut_hosts if name != self.name]
                 state.cut_pairs = [pair for pair in state.cut_pairs if self.name not in pair]
+                state.cut_ways = [way for way in state.cut_ways if self.name not in way]
             else:
-                state.cut_pairs = [pair for pair in state.cut_pairs if pair != _pair(self.name, other)]
+                pair = _pair(self.name, other)
+                state.cut_pairs = [cut for cut in state.cut_pairs if cut != pair]
+                state.cut_ways = [way for way in state.cut_ways if set(way) != set(pair)]
             power.apply_cuts(state)
+
+    def unplug(self) -> None:
+        """Pull the host's cable: its link loses its carrier, which the host sees, until `plug` or the next `power_on`."""
+        self._refuse_switch("unplugged")
+        with self.lab.changing() as state:
+            power.set_carrier(state, self.name, is_up=False)
+
+    def plug(self) -> None:
+        """Plug the host's cable in again."""
+        self._refuse_switch("unplugged")
+        with self.lab.changing() as state:
+            power.set_carrier(state, self.name, is_up=True)
 
     def _refuse_switch(self, what: str) -> None:
         if self.name == SWITCH:

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -142,11 +142,16 @@ class Lab:
             raise NotFound(f"lab {self.name!r} has no host {name!r}; it has {', '.join(state.hosts)}")
 
     def start_daemons(
-        self, names: Sequence[str], arguments: Sequence[str] | None = None, *, wait_s: float = DAEMON_START_TIMEOUT_S
+        self,
+        names: Sequence[str],
+        arguments: Sequence[str] | None = None,
+        *,
+        wait_s: float = DAEMON_START_TIMEOUT_S,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Start pyswarmd in these hosts and wait until each answers; `wait_s=0` does not wait.
 
-        `arguments` are added to the lab's daemon command, and kept for later starts.
+        `arguments` are added to the lab's daemon command, and kept for later starts; `env` is for this start only.
         """
         with self.changing() as state:
             for name in names:
@@ -156,7 +161,7 @@ class Lab:
                 host.has_daemon = True
                 host.daemon_arguments = host.daemon_arguments if arguments is None else list(arguments)
                 command = [*state.daemon_command, *host.daemon_arguments]
-                host.daemon = ProcessIdentity.of(handle.spawn(command, handle.log_path))
+                host.daemon = ProcessIdentity.of(handle.spawn(command, handle.log_path, env))
         if wait_s:
             for name in names:
                 Host(self, name).wait_daemon_ready(wait_s)
@@ -164,7 +169,7 @@ class Lab:
     def heal(self) -> None:
         """Undo every cut."""
         with self.changing() as state:
-            state.cut_hosts, state.cut_pairs = [], []
+            state.cut_hosts, state.cut_pairs, state.cut_ways = [], [], []
             power.apply_cuts(state)
 
     def down(self) -> None:

@@ -71,6 +71,11 @@ def cable_commands(host: str, address: str, init_pid: int) -> str:
     )
 
 
+def carrier_command(host: str, *, is_up: bool) -> str:
+    """Return what takes a host's link its carrier, or gives it back, in the switch's namespace."""
+    return _lines(f"link set {host} {'up' if is_up else 'down'}")
+
+
 def host_commands(address: str, subnet: ipaddress.IPv4Network) -> str:
     """Return what brings a host's own end up, in the host's namespace."""
     return _lines(
@@ -81,20 +86,23 @@ def host_commands(address: str, subnet: ipaddress.IPv4Network) -> str:
     )
 
 
-def cut_rules(cut_hosts: Iterable[str], cut_pairs: Iterable[tuple[str, str]]) -> str:
-    """Return the nft text that makes exactly these cuts: a host from everything, or two hosts from each other."""
+def cut_rules(cut_hosts: Iterable[str], cut_pairs: Iterable[tuple[str, str]], cut_ways: Iterable[tuple[str, str]] = ()) -> str:
+    """Return the nft text that makes exactly these cuts: a host from everything, two hosts from each other, or one way from a
+    host to another.
+    """
     drops: dict[str, list[str]] = {"input": [], "forward": [], "output": []}
     for host in sorted(cut_hosts):
         drops["input"].append(f'iifname "{host}" drop')
         drops["output"].append(f'oifname "{host}" drop')
         drops["forward"] += [f'iifname "{host}" drop', f'oifname "{host}" drop']
-    for one, other in sorted(cut_pairs):
-        if SWITCH in (one, other):
-            host = other if one == SWITCH else one
-            drops["input"].append(f'iifname "{host}" drop')
-            drops["output"].append(f'oifname "{host}" drop')
+    both_ways = [way for one, other in sorted(cut_pairs) for way in ((one, other), (other, one))]
+    for sender, receiver in [*both_ways, *sorted(cut_ways)]:
+        if sender == SWITCH:
+            drops["output"].append(f'oifname "{receiver}" drop')
+        elif receiver == SWITCH:
+            drops["input"].append(f'iifname "{sender}" drop')
         else:
-            drops["forward"] += [f'iifname "{one}" oifname "{other}" drop', f'iifname "{other}" oifname "{one}" drop']
+            drops["forward"].append(f'iifname "{sender}" oifname "{receiver}" drop')
     chains = "".join(_chain(hook, rules) for hook, rules in drops.items())
     return f"table bridge {CUTS_TABLE}\ndelete table bridge {CUTS_TABLE}\ntable bridge {CUTS_TABLE} {{\n{chains}}}\n"
 

@@ -49,23 +49,31 @@ def power_on(directory: Path, state: LabState, names: Iterable[str]) -> None:
 
 
 def power_off(state: LabState, host: HostState) -> None:
-    """Cut a host's power: everything in it dies at once. Only its disk remains."""
+    """Cut a host's power: everything in it dies at once. Only its disk remains.
+
+    Its cable goes first: a kernel without power says no goodbye for the connections of the processes that died.
+    """
+    switch = state.hosts[SWITCH]
+    if host is not switch and switch.is_on:
+        subprocess.run(nsenter_net(_first_process(switch), ["ip", "link", "delete", host.name]), capture_output=True, check=False)
     if host.init is not None:
         with contextlib.suppress(ProcessLookupError):
             if host.init.is_running:
                 os.kill(host.init.pid, signal.SIGKILL)
         _wait_until_dead(host.init)
     host.init = host.daemon = host.net_namespace = None
-    switch = state.hosts[SWITCH]
-    if host is not switch and switch.is_on:
-        subprocess.run(nsenter_net(_first_process(switch), ["ip", "link", "delete", host.name]), capture_output=True, check=False)
     cgroups.remove_group(state.name, host.name)
 
 
 def apply_cuts(state: LabState) -> None:
     """Make the switch drop what the state says is cut, and nothing else."""
-    rules = network.cut_rules(state.cut_hosts, state.cut_pairs)
+    rules = network.cut_rules(state.cut_hosts, state.cut_pairs, state.cut_ways)
     _run_with_input(nsenter_net(_first_process(state.hosts[SWITCH]), ["nft", "-f", "-"]), rules)
+
+
+def set_carrier(state: LabState, host: str, *, is_up: bool) -> None:
+    """Pull a host's cable, or plug it in again."""
+    ip_batch(_first_process(state.hosts[SWITCH]), network.carrier_command(host, is_up=is_up))
 
 
 def ip_batch(pid: int, commands: str) -> None:

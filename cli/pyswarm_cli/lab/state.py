@@ -63,7 +63,7 @@ class HostState(msgspec.Struct):
 
 
 class LabState(msgspec.Struct):
-    """A lab: its hosts by name (the switch among them), its subnet and what is cut."""
+    """A lab: its hosts by name (the switch among them), its subnet and what is cut; `cut_ways` are (sender, receiver)."""
 
     name: str
     subnet: str
@@ -71,6 +71,7 @@ class LabState(msgspec.Struct):
     daemon_command: list[str]
     cut_hosts: list[str] = []
     cut_pairs: list[tuple[str, str]] = []
+    cut_ways: list[tuple[str, str]] = []
 
 
 def labs_directory() -> Path:

@@ -1,4 +1,4 @@
-"""`pyswarm node …`: list, inspect, change and remove the machines of the cluster, and see what they run."""
+"""`pyswarm node …`: list, inspect, change, promote, demote and remove the machines of the cluster, and see what they run."""
 
 import time
 from typing import Any
@@ -128,6 +128,28 @@ def update(
 
 
 @node.command()
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+@pass_engine
+def promote(engine: EngineClient, nodes: tuple[str, ...]) -> None:
+    """Make nodes managers.
+
+    Example: pyswarm node promote worker1 worker2
+    """
+    for_each(nodes, lambda reference: _change_role(engine, reference, "manager"))
+
+
+@node.command()
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+@pass_engine
+def demote(engine: EngineClient, nodes: tuple[str, ...]) -> None:
+    """Make managers plain workers.
+
+    Example: pyswarm node demote manager3
+    """
+    for_each(nodes, lambda reference: _change_role(engine, reference, "worker"))
+
+
+@node.command()
 @click.option("--force", "-f", is_flag=True, help="Remove it although it is not down.")
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 @pass_engine
@@ -142,6 +164,18 @@ def rm(engine: EngineClient, force: bool, nodes: tuple[str, ...]) -> None:
         click.echo(reference)
 
     for_each(nodes, remove)
+
+
+def _change_role(engine: EngineClient, reference: str, role: str) -> None:
+    found = engine.get("nodes", _node_reference(engine, reference))
+    if found["Spec"]["Role"] == role:
+        click.echo(f"Node {found['ID']} is already a {role}.")
+        return
+    engine.post("nodes", found["ID"], "update", body={**found["Spec"], "Role": role}, version=found["Version"]["Index"])
+    if role == "manager":
+        click.echo(f"Node {reference} promoted to a manager in the swarm.")
+    else:
+        click.echo(f"Manager {reference} demoted in the swarm.")
 
 
 def node_row(found: dict[str, Any], own_id: str) -> dict[str, str]:

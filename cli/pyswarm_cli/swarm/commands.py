@@ -6,8 +6,10 @@ import click
 
 from pyswarm_cli.engine import EngineClient
 from pyswarm_cli.key_values import parsed
-from pyswarm_cli.lazy_group import LazyGroup
+from pyswarm_cli.lazy_group import LazyCommand, LazyGroup
 from pyswarm_cli.output import with_options
+from pyswarm_cli.swarm.locking import autolock_at_init, autolock_at_update, is_autolocked, present_key, print_unlock_advice
+from pyswarm_cli.swarm.progress import showing_progress
 from pyswarm_cli.units import parse_duration_ns
 
 pass_engine = click.make_pass_decorator(EngineClient)
@@ -19,6 +21,9 @@ _address_options = with_options(
     click.option("--availability", type=click.Choice(["active", "pause", "drain"]), default="active", show_default=True),
 )
 _settings_options = with_options(
+    click.option(
+        "--cert-expiry", callback=parsed(parse_duration_ns), metavar="DURATION", help="How long certificates last.  [default: 90 d]"
+    ),
     click.option("--task-history-limit", type=click.IntRange(0), help="How many ended tasks of a slot are kept.  [default: 5]"),
     click.option(
         "--dispatcher-heartbeat", callback=parsed(parse_duration_ns), metavar="DURATION", help="How often nodes say that they live."
@@ -26,7 +31,16 @@ _settings_options = with_options(
 )
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "ca": LazyCommand("pyswarm_cli.swarm.root_ca:ca", "Show the root CA, or change it while everything runs."),
+        "backup": LazyCommand("pyswarm_cli.swarm.recovery:backup", "Write the state of the cluster to a file."),
+        "unlock": LazyCommand("pyswarm_cli.swarm.locking:unlock", "Unlock this manager."),
+        "unlock-key": LazyCommand("pyswarm_cli.swarm.locking:unlock_key", "Show the key that unlocks managers."),
+        "restore": LazyCommand("pyswarm_cli.swarm.recovery:restore", "Begin the cluster in a backup anew."),
+    },
+)
 def swarm() -> None:
     """Begin a cluster, join it, leave it."""
 
@@ -34,11 +48,15 @@ def swarm() -> None:
 @swarm.command()
 @_address_options
 @click.option("--data-path-port", type=click.IntRange(1024, 49151), default=4789, show_default=True, help="UDP port for VXLAN.")
-@click.option("--force-new-cluster", is_flag=True, help="Begin anew from this node's state, when the other managers are lost.")
+@click.option("--force-new-cluster", is_flag=True, help="Go on alone with this manager's data: the others are lost.")
+@autolock_at_init
 @_settings_options
 @pass_engine
 def init(engine: EngineClient, /, **options: Any) -> None:
     """Begin a cluster, with this node as its first manager.
+
+    When more than half of the managers are lost for good, --force-new-cluster on one that is left makes it the only one: services
+    and tasks stay, the other managers become workers. Do it on one manager alone.
 
     Example: pyswarm swarm init --advertise-addr 192.168.99.1
     """
@@ -49,12 +67,20 @@ def init(engine: EngineClient, /, **options: Any) -> None:
         "DataPathPort": options["data_path_port"],
         "ForceNewCluster": options["force_new_cluster"],
         "Availability": options["availability"],
+        "AutoLockManagers": bool(options["autolock"]),
         "Spec": changed_settings({}, options),
     }
+    if options["force_new_cluster"]:
+        click.echo("Going on with this manager alone …")
     node_id = engine.post("swarm", "init", body=request)
     click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
+    if options["force_new_cluster"]:
+        click.echo("The other managers are workers now. Make managers of them again with `pyswarm node promote NODE`.\n")
     _print_join_command(engine, "worker", engine.get("swarm")["JoinTokens"]["Worker"])
     click.echo("To add a manager to this swarm, run `pyswarm swarm join-token manager` and follow the instructions.")
+    if options["autolock"]:
+        click.echo()
+        print_unlock_advice(present_key(engine))
 
 
 @swarm.command()
@@ -75,7 +101,8 @@ def join(engine: EngineClient, /, token: str, manager: str, **options: Any) -> N
         "DataPathAddr": options["data_path_addr"],
         "Availability": options["availability"],
     }
-    engine.post("swarm", "join", body=request)
+    with showing_progress(engine):
+        engine.post("swarm", "join", body=request)
     is_manager = engine.get("info")["Swarm"]["ControlAvailable"]
     click.echo(f"This node joined a swarm as a {'manager' if is_manager else 'worker'}.")
 
@@ -105,6 +132,7 @@ def join_token(engine: EngineClient, rotate: bool, quiet: bool, role: str) -> No
 
 
 @swarm.command()
+@autolock_at_update
 @_settings_options
 @pass_engine
 def update(engine: EngineClient, /, **options: Any) -> None:
@@ -117,6 +145,8 @@ def update(engine: EngineClient, /, **options: Any) -> None:
     state = engine.get("swarm")
     engine.post("swarm", "update", body=changed_settings(state["Spec"], options), version=state["Version"]["Index"])
     click.echo("Swarm updated.")
+    if options["autolock"] and not is_autolocked(state["Spec"]):
+        print_unlock_advice(present_key(engine))
 
 
 @swarm.command()
@@ -138,6 +168,10 @@ def changed_settings(spec: dict[str, Any], options: dict[str, Any]) -> dict[str,
         changed["Orchestration"] = {**spec.get("Orchestration", {}), "TaskHistoryRetentionLimit": options["task_history_limit"]}
     if options["dispatcher_heartbeat"] is not None:
         changed["Dispatcher"] = {**spec.get("Dispatcher", {}), "HeartbeatPeriod": options["dispatcher_heartbeat"]}
+    if options["cert_expiry"] is not None:
+        changed["CAConfig"] = {**spec.get("CAConfig", {}), "NodeCertExpiry": options["cert_expiry"]}
+    if options["autolock"] is not None:
+        changed["EncryptionConfig"] = {**spec.get("EncryptionConfig", {}), "AutoLockManagers": options["autolock"]}
     return changed
 
 

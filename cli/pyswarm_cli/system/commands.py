@@ -26,7 +26,7 @@ def info(engine: EngineClient, output_format: str) -> None:
     else:
         print_members(describe_info(found))
     for warning in found.get("Warnings") or ():
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(warning, err=True)
 
 
 @click.command()
