@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from pyswarm_cli.lab.lab import Host, Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REGISTRY_PORT = 5000
+_lab_numbers = itertools.count(1)
 T = TypeVar("T")
 Completed: TypeAlias = subprocess.CompletedProcess[str]
 
@@ -77,6 +79,11 @@ class Cluster:
         """Run the CLI on a host."""
         return self.lab.host(host).run(["pyswarm", *arguments], check=check, timeout_s=timeout_s)
 
+    def join(self, host: str, role: str) -> None:
+        """Let a host join through the first manager."""
+        token = self.pyswarm("swarm", "join-token", "-q", role).stdout.strip()
+        self.pyswarm("swarm", "join", "--token", token, f"{self.manager.address}:2377", host=host)
+
     def docker(self, *arguments: str, check: bool = True, timeout_s: float = 90.0) -> Completed:
         """Run the real docker CLI on the manager."""
         return self.manager.run(["docker", "-H", "unix:///run/pyswarm/pyswarm.sock", *arguments], check=check, timeout_s=timeout_s)
@@ -120,6 +127,25 @@ class Cluster:
     def wait_node(self, name: str, state: str, timeout_s: float = 20.0) -> None:
         """Wait until the node has this state."""
         wait_until(f"node {name} is {state}", lambda: self.nodes()[name]["Status"]["State"] == state, timeout_s)
+
+    def managers(self, host: str = "n1") -> dict[str, str]:
+        """Return the managers by host name with their reachability, as a host tells it; the leader's is `leader`."""
+        found = {n["Description"]["Hostname"]: n.get("ManagerStatus") for n in self.api("/nodes", host=host)}
+        return {name: "leader" if m.get("Leader") else m["Reachability"] for name, m in sorted(found.items()) if m}
+
+    def wait_managers(self, *names: str, host: str = "n1", timeout_s: float = 60.0) -> str:
+        """Wait until exactly these hosts are managers, all reachable, one of them the leader; returns that one."""
+
+        def settled() -> str | None:
+            try:
+                found = self.managers(host)
+            except (RuntimeError, OSError):
+                return None
+            states = ["leader"] + ["reachable"] * (len(names) - 1)
+            is_settled = list(found) == sorted(names) and sorted(found.values()) == states
+            return next(name for name, state in found.items() if state == "leader") if is_settled else None
+
+        return wait_until(f"{names} are the managers", settled, timeout_s)
 
     def image(self, name: str) -> str:
         """Return the reference of one of the images in the registry."""
@@ -184,9 +210,12 @@ def build_images(folder: Path) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, archives: dict[str, Path], hosts: int = 3) -> Iterator[Cluster]:
-    """Bring up a lab with a registry, one manager, workers joined by token the overlay `app`; take it down without leftovers."""
-    lab = Lab.create(f"t{os.getpid()}", hosts=hosts)
+def running_cluster(folder: Path, archives: dict[str, Path], hosts: int = 3, managers: int = 1) -> Iterator[Cluster]:
+    """Bring up a lab with a registry, managers (the first hosts) and workers joined by token, and the overlay `app`.
+
+    Takes it down again without leftovers.
+    """
+    lab = Lab.create(f"t{os.getpid()}-{next(_lab_numbers)}", hosts=hosts)
     try:
         with running_registry(lab, folder, archives) as registry:
             for host in lab.hosts:
@@ -194,9 +223,8 @@ def running_cluster(folder: Path, archives: dict[str, Path], hosts: int = 3) -> 
             cluster = Cluster(lab, registry, folder)
             manager = cluster.manager
             cluster.pyswarm("swarm", "init", "--advertise-addr", manager.address)
-            token = cluster.pyswarm("swarm", "join-token", "-q", "worker").stdout.strip()
-            for host in lab.hosts[1:]:
-                cluster.pyswarm("swarm", "join", "--token", token, f"{manager.address}:2377", host=host.name)
+            for number, host in enumerate(lab.hosts[1:], start=2):
+                cluster.join(host.name, "manager" if number <= managers else "worker")
             wait_until("all nodes are ready", lambda: [n["Status"]["State"] for n in cluster.api("/nodes")] == ["ready"] * hosts)
             cluster.pyswarm("network", "create", "--driver", "overlay", "app")
             yield cluster

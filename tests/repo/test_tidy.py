@@ -297,3 +297,12 @@ def test_no_text_knows_a_developers_machine() -> None:
             continue
         found += [f"{place(path)}:{n} {m.group()}…" for n, line in enumerate(lines, 1) if (m := DEVELOPER_PATH.search(line))]
     assert_none(found)
+
+
+def test_every_failpoint_is_named_by_a_cluster_test() -> None:
+    tests = "".join(path.read_text() for path in TREES if path.parent.name == "cluster")
+    calls = [node for tree in PRODUCT_TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = [call.args[0] for call in calls if dotted(call.func) == "failpoint"]
+    literals = {name.value for name in names if isinstance(name, ast.Constant)}
+    assert len(literals) > 20
+    assert [name for name in sorted(literals) if f'"{name}"' not in tests] == []
