@@ -43,7 +43,6 @@ async def managers(tmp_path: Path) -> AsyncIterator[Managers]:
         ("POST", "/services/create", True),
         ("DELETE", "/services/web", True),
         ("POST", "/swarm/update", True),
-        ("POST", "/swarm/unlock", False),
         ("GET", "/services", False),
         ("GET", "/services/web/logs", True),
         ("GET", "/tasks/t1/logs", True),

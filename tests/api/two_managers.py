@@ -1,9 +1,7 @@
 """Two managers on one log, whose node ports stand on real sockets under TLS, for tests of forwarding."""
 
 import asyncio
-import datetime
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,12 +15,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
+from tls_certificates import Certificates
 
 from pyswarm_agent.api.agent_services import AgentServices
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.runtime.fake import FakeContainerRuntime
-from pyswarm_agent.session import client_tls
-from pyswarm_common import pki, wire
+from pyswarm_common import wire
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.objects import Cluster, ManagerStatus, Node, NodeResources, Task, TaskStatus
 from pyswarm_common.task_states import TaskState
@@ -39,37 +37,6 @@ from pyswarm_node.api.control import LocalState
 from pyswarm_node.api.fake_control import FakeNodeControl
 
 NAMES = ("manager1", "manager2")
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """A cluster's CA, and a manager's certificate and key, as files."""
-
-    folder: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> "Certificates":
-        """Write root.pem, node.pem and node.key."""
-        now = datetime.datetime.now(datetime.UTC)
-        root, root_key = pki.new_root(now)
-        key = pki.new_private_key_pem()
-        identity = pki.NodeIdentity(node_id="manager1", role="manager", cluster_id="c1")
-        certificate = pki.sign_node_certificate(root, root_key, pki.new_signing_request(key), identity, ("127.0.0.1",), now)
-        folder.mkdir()
-        for name, pem in (("root.pem", root), ("node.pem", certificate), ("node.key", key)):
-            (folder / name).write_text(pem)
-        return cls(folder)
-
-    def server(self) -> ssl.SSLContext:
-        """Return the TLS settings of a node port."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.folder / "root.pem"))
-        context.load_cert_chain(self.folder / "node.pem", self.folder / "node.key")
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def client(self) -> ssl.SSLContext:
-        """Return the TLS settings of a node that dials."""
-        return client_tls(*(str(self.folder / name) for name in ("node.pem", "node.key", "root.pem")))
 
 
 @dataclass

@@ -88,8 +88,8 @@ class Cluster:
         """Run the real docker CLI on the manager."""
         return self.manager.run(["docker", "-H", "unix:///run/pyswarm/pyswarm.sock", *arguments], check=check, timeout_s=timeout_s)
 
-    def api(self, path: str, method: str = "GET", body: Any = None, host: str = "n1") -> Any:
-        """Ask the Engine API; returns the decoded JSON. Raises RuntimeError for an error answer."""
+    def request(self, host: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Ask a host's Engine API; returns the status and the decoded JSON, None for an empty answer."""
         connection = UnixConnection(f"/proc/{self.lab.host(host).pid}/root/run/pyswarm/pyswarm.sock")
         try:
             connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
@@ -97,9 +97,14 @@ class Cluster:
             text = answer.read()
         finally:
             connection.close()
-        if answer.status >= 400:
-            raise RuntimeError(f"{method} {path}: {answer.status} {text.decode()}")
-        return json.loads(text) if text else None
+        return answer.status, json.loads(text) if text else None
+
+    def api(self, path: str, method: str = "GET", body: Any = None, host: str = "n1") -> Any:
+        """Ask the Engine API; returns the decoded JSON. Raises RuntimeError for an error answer."""
+        status, answer = self.request(host, method, path, body)
+        if status >= 400:
+            raise RuntimeError(f"{method} {path}: {status} {json.dumps(answer)}")
+        return answer
 
     def tasks(self, service: str, *, running: bool = False) -> list[dict[str, Any]]:
         """Return the service's tasks; with `running` those that run and are wanted running."""

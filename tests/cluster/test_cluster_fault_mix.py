@@ -47,14 +47,14 @@ def assert_good(run: FaultRun, acknowledged: int) -> None:
 
 
 def test_three_managers_outlive_a_random_mix(cluster: Cluster) -> None:
-    assert_good(run_faults(cluster, MANAGERS, seed=a_seed(), seconds=60.0, mix=MIXES["all"]), acknowledged=100)
+    assert_good(run_faults(cluster, MANAGERS, seed=a_seed(), seconds=75.0, mix=MIXES["all"]), acknowledged=100)
 
 
 def test_five_managers_outlive_a_random_mix(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(1, 6)]
     with running_cluster(tmp_path, build_images(tmp_path), hosts=5, managers=5) as cluster:
         FaultRun(cluster, names, 0).start_anchor()
-        assert_good(run_faults(cluster, names, seed=a_seed(), seconds=45.0, mix=MIXES["all"], clients=4), acknowledged=60)
+        assert_good(run_faults(cluster, names, seed=a_seed(), seconds=60.0, mix=MIXES["all"], clients=4), acknowledged=100)
 
 
 def running_tasks(run: FaultRun) -> dict[str, str]:

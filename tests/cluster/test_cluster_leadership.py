@@ -1,7 +1,6 @@
 """The API on every manager while leaders go, die and pause: what clients see of it."""
 
 import itertools
-import json
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_cluster import Cluster, UnixConnection, build_images, running_cluster, wait_until, wait_until_gone
+from lab_cluster import Cluster, build_images, running_cluster, wait_until, wait_until_gone
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel]
 
@@ -38,18 +37,6 @@ def _all_are_well(cluster: Cluster) -> Iterator[None]:
     wait_until("all nodes are ready", lambda: {n["Status"]["State"] for n in cluster.api("/nodes")} == {"ready"})
 
 
-def request(cluster: Cluster, host: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Ask a host's API; its status and JSON."""
-    connection = UnixConnection(f"/proc/{cluster.lab.host(host).pid}/root/run/pyswarm/pyswarm.sock")
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read()
-    finally:
-        connection.close()
-    return answer.status, json.loads(text) if text else None
-
-
 def spec(name: str) -> dict[str, Any]:
     return {"Name": name, "TaskTemplate": {"ContainerSpec": {"Image": "none"}}, "Mode": {"Replicated": {"Replicas": 0}}}
 
@@ -72,7 +59,7 @@ class Creator(threading.Thread):
         while not self._stopped.is_set():
             number += 1
             name = f"{self._prefix}-{self._host}-{number}"
-            status, answer = request(self._cluster, self._host, "POST", "/services/create", spec(name))
+            status, answer = self._cluster.request(self._host, "POST", "/services/create", spec(name))
             if status == 201:
                 self.accepted.append((time.monotonic(), name))
             else:
@@ -206,14 +193,14 @@ def test_a_leader_that_pauses_is_replaced_and_no_task_moves(cluster: Cluster, se
     try:
         wait_until(
             "a create through another manager",
-            lambda: request(cluster, first, "POST", "/services/create", spec(f"{service_name}-during"))[0] in (201, 409),
+            lambda: cluster.request(first, "POST", "/services/create", spec(f"{service_name}-during"))[0] in (201, 409),
             9.0,
         )
         print(f"paused leader: next accepted create after {time.monotonic() - stopped_s:.2f} s")
         time.sleep(max(0.0, stopped_s + 10 - time.monotonic()))
     finally:
         os.kill(pid, signal.SIGCONT)
-    status, answer = request(cluster, leader, "POST", "/services/create", spec(f"{service_name}-after"))
+    status, answer = cluster.request(leader, "POST", "/services/create", spec(f"{service_name}-after"))
     assert status == 201, answer
     for host in (leader, first, second):
         names = {s["Spec"]["Name"] for s in cluster.api("/services", host=host)}
@@ -234,14 +221,14 @@ def test_without_a_quorum_changes_fail_at_once_reads_answer_and_containers_go_on
     lost_s = time.monotonic()
 
     def fails() -> bool:
-        status, answer = request(cluster, "n1", "POST", "/services/create", spec(f"{service_name}-without"))
+        status, answer = cluster.request("n1", "POST", "/services/create", spec(f"{service_name}-without"))
         return status == 503 and answer["message"].startswith(DOCKERS_WORDS)
 
     wait_until("writes fail in Docker's words", fails, 12.0)
     print(f"quorum lost: the first refusal in Docker's words after {time.monotonic() - lost_s:.2f} s")
     for _ in range(3):
         began_s = time.monotonic()
-        status, answer = request(cluster, "n1", "POST", "/services/create", spec(f"{service_name}-without"))
+        status, answer = cluster.request("n1", "POST", "/services/create", spec(f"{service_name}-without"))
         assert time.monotonic() - began_s < 1.0
         assert status == 503
         assert answer["message"].startswith(DOCKERS_WORDS)

@@ -16,8 +16,6 @@ from pyswarm_node.api.control import NodeControl, require_manager
 from pyswarm_node.api.version_middleware import VersionMiddleware
 
 _LOGS = re.compile(r"/(services|tasks)/[^/]+/logs")
-_OF_THIS_NODE = frozenset({"/swarm/unlock"})
-"""Changes of the node that is asked, not of the cluster."""
 
 
 def create_app(control: NodeControl) -> FastAPI:
@@ -65,9 +63,7 @@ class ManagerRoutes:
 
 def needs_leader(method: str, path: str) -> bool:
     """Whether a request to the manager's routes changes the cluster, or reads logs, whose streams end at the leader."""
-    if method in ("GET", "HEAD"):
-        return _LOGS.fullmatch(path) is not None
-    return path not in _OF_THIS_NODE
+    return method not in ("GET", "HEAD") or _LOGS.fullmatch(path) is not None
 
 
 def _load_manager_routes() -> APIRouter:

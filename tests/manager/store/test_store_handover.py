@@ -2,25 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
+from memory_stores import running_store
 
 from pyswarm_common.clock import ManualClock
 from pyswarm_common.errors import NotDone, OutcomeUnknown
 from pyswarm_common.objects import ManagerStatus, Node, NodeStatus, Service
-from pyswarm_manager.store.memory import MemoryBackend, MemoryCluster
+from pyswarm_manager.store.memory import MemoryCluster
 from pyswarm_manager.store.store import Store
-
-
-@asynccontextmanager
-async def running_store(cluster: MemoryCluster, member_id: int, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(MemoryBackend(cluster, member_id), cluster.data_keys, f"node{member_id}", clock)
-    task = asyncio.create_task(store.run())
-    await store.wait_loaded()
-    yield store
-    task.cancel()
-    await asyncio.wait([task])
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import pytest
+from memory_stores import running_store
 
 from pyswarm_common.clock import ManualClock
 from pyswarm_common.errors import NotDone, OutcomeUnknown, Unavailable
@@ -14,16 +15,6 @@ from pyswarm_manager.store.envelope import DataKeys, EnvelopeError
 from pyswarm_manager.store.memory import LostAnswer, MemoryBackend, MemoryCluster, memory_store
 from pyswarm_manager.store.records import FENCE_KEY, Codec, Fence
 from pyswarm_manager.store.store import Store
-
-
-@asynccontextmanager
-async def running_store(cluster: MemoryCluster, member_id: int, clock: ManualClock) -> AsyncIterator[Store]:
-    store = Store(MemoryBackend(cluster, member_id), cluster.data_keys, f"node{member_id}", clock)
-    task = asyncio.create_task(store.run())
-    await store.wait_loaded()
-    yield store
-    task.cancel()
-    await asyncio.wait([task])
 
 
 @pytest.fixture
