@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from pyswarm_common.specs import (
+    GenericResource,
     NetworkSpec,
     NodeSpec,
     ServiceSpec,
@@ -37,6 +38,10 @@ class NodeResources(Record, frozen=True, kw_only=True):
 
     nano_cpus: int = 0
     memory_bytes: int = 0
+    pids: int = 0
+    """How many processes the kernel allows; 0 when not reported."""
+    generic_resources: tuple[GenericResource, ...] = ()
+    """What the operator declared, such as GPUs."""
 
 
 class NodeTLS(Record, frozen=True, kw_only=True):
@@ -145,6 +150,26 @@ class UpdateStatus(Record, frozen=True, kw_only=True):
     message: str = ""
 
 
+class ScheduledRun(Record, frozen=True, kw_only=True):
+    """One run of a scheduled job. `outcome`: running, completed, failed, skipped (the one before still ran) or replaced."""
+
+    due_at_ns: int
+    iteration: int = -1
+    """The job iteration that carried it out; -1 for none."""
+    finished_at_ns: int = 0
+    outcome: str = "running"
+
+
+class ScheduleStatus(Record, frozen=True, kw_only=True):
+    """Where a scheduled job (label `pyswarm.schedule`) stands. Times are nanoseconds since the epoch."""
+
+    next_due_ns: int = 0
+    queued: int = 0
+    """Runs that are due and wait for the present one (overlap policy `queue`)."""
+    runs: tuple[ScheduledRun, ...] = ()
+    """The latest runs, oldest first."""
+
+
 class Service(Object, frozen=True, kw_only=True):
     """A service: `spec_json` is the posted spec without its `TaskTemplate`, which is the task spec `task_spec_id`."""
 
@@ -157,6 +182,11 @@ class Service(Object, frozen=True, kw_only=True):
     previous_task_spec_id: str = ""
     virtual_ips: tuple[VirtualIP, ...] = ()
     update_status: UpdateStatus | None = None
+    job_iteration: int = 0
+    """Of jobs: counts their executions, from 0; tasks of older iterations are removed."""
+    job_started_at_ns: int = 0
+    """Of jobs: when the present iteration began."""
+    schedule: ScheduleStatus | None = None
 
     @property
     def spec(self) -> ServiceSpec:
@@ -200,6 +230,14 @@ class Task(Object, frozen=True, kw_only=True):
     """Why the orchestrator made it: `created`, `scaled`, or the id of the task that it replaces."""
     restarted_at_ns: tuple[int, ...] = ()
     """When this slot was restarted under this task spec, up to and with this task; kept only when the policy limits attempts."""
+    job_iteration: int | None = None
+    """Of a job's task: the iteration that it belongs to."""
+    must_move: bool = False
+    """Whether the rebalancer wants it elsewhere: the orchestrator replaces it as it does with a task on a drained node."""
+    generic_resources: tuple[GenericResource, ...] = ()
+    """What it was given of its node's generic resources."""
+    state_times: bytes = b""
+    """When it reached each of its states, packed (`state_times.py`)."""
 
     @property
     def is_terminal(self) -> bool:

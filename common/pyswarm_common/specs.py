@@ -6,13 +6,16 @@ Source of names and defaults: Docker Engine API 1.41 and SwarmKit `api/defaults/
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 SECOND_NS = 1_000_000_000
 DEFAULT_RESTART_DELAY_NS = 5 * SECOND_NS
 DEFAULT_STOP_GRACE_PERIOD_NS = 10 * SECOND_NS
+DEFAULT_MONITOR_NS = 5 * SECOND_NS
+
+Mode: TypeAlias = Literal["replicated", "global", "replicated-job", "global-job"]
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True, gc=False):
@@ -68,12 +71,34 @@ class ContainerSpec(Spec, frozen=True, kw_only=True):
     pull_options: PullOptions | None = None
 
 
+class DiscreteResource(Spec, frozen=True, kw_only=True):
+    """So many of a kind that the operator declared on nodes, such as 2 of `ssd`."""
+
+    kind: str = ""
+    value: int = 0
+
+
+class NamedResource(Spec, frozen=True, kw_only=True):
+    """One particular of a kind that the operator declared on nodes, such as `GPU` `uuid-1`."""
+
+    kind: str = ""
+    value: str = ""
+
+
+class GenericResource(Spec, frozen=True, kw_only=True):
+    """One of both is set. A reservation only names kinds with a number; nodes have, and tasks get, either sort."""
+
+    discrete_resource_spec: DiscreteResource | None = None
+    named_resource_spec: NamedResource | None = None
+
+
 class ResourceAmounts(Spec, frozen=True, kw_only=True):
     """CPU, memory and process amounts; 0 means none asked."""
 
     nano_cpus: int = msgspec.field(name="NanoCPUs", default=0)
     memory_bytes: int = 0
     pids: int = 0
+    generic_resources: list[GenericResource] | None = None
 
 
 class ResourceRequirements(Spec, frozen=True, kw_only=True):
@@ -145,13 +170,31 @@ class ReplicatedMode(Spec, frozen=True, kw_only=True):
     replicas: int | None = None
 
 
+class ReplicatedJobMode(Spec, frozen=True, kw_only=True):
+    """Run until so many tasks have completed, at most so many at once (all at once when not said)."""
+
+    max_concurrent: int | None = None
+    total_completions: int | None = None
+
+
 class ServiceMode(Spec, frozen=True, kw_only=True):
     """Exactly one of the modes is set; replicated by default."""
 
     replicated: ReplicatedMode | None = None
     global_: dict[str, Any] | None = msgspec.field(name="Global", default=None)
-    replicated_job: dict[str, Any] | None = None
+    replicated_job: ReplicatedJobMode | None = None
     global_job: dict[str, Any] | None = None
+
+
+class UpdateConfig(Spec, frozen=True, kw_only=True):
+    """How an update, or a rollback, goes. Durations in nanoseconds; `parallelism` 0 means all at once."""
+
+    parallelism: int = 0
+    delay: int = 0
+    failure_action: str = "pause"
+    monitor: int | None = None
+    max_failure_ratio: float = 0.0
+    order: str = "stop-first"
 
 
 class PortConfig(Spec, frozen=True, kw_only=True):
@@ -180,6 +223,25 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
     mode: ServiceMode | None = None
     endpoint_spec: EndpointSpec | None = None
     networks: list[NetworkAttachmentConfig] | None = None
+    update_config: UpdateConfig | None = None
+    rollback_config: UpdateConfig | None = None
+
+    @property
+    def mode_name(self) -> Mode:
+        """The mode in Docker's words; an empty mode means `replicated`."""
+        mode = self.mode
+        if mode is None:
+            return "replicated"
+        if mode.global_ is not None:
+            return "global"
+        if mode.replicated_job is not None:
+            return "replicated-job"
+        return "global-job" if mode.global_job is not None else "replicated"
+
+    @property
+    def is_job(self) -> bool:
+        """Whether its tasks are to complete instead of running for ever."""
+        return self.mode_name in ("replicated-job", "global-job")
 
     @property
     def replicas(self) -> int:
@@ -192,8 +254,7 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
     @property
     def is_replicated(self) -> bool:
         """Whether this is a replicated service, which is also what an empty mode means."""
-        mode = self.mode
-        return mode is None or not (mode.global_ is not None or mode.replicated_job is not None or mode.global_job is not None)
+        return self.mode_name == "replicated"
 
     @property
     def endpoint_mode(self) -> str:

@@ -21,7 +21,6 @@ from pyswarm_common.files import write_atomically
 from pyswarm_common.pki_chain import empty_revocation_list
 from pyswarm_common.waiting import run_with_farewell, wait_first
 from pyswarm_common.wire import EnterAnswer, EnterPhase, EnterRequest, ManagerAddress
-from pyswarm_manager.allocator.loop import Allocator
 from pyswarm_manager.api.manager_services import ManagerServices
 from pyswarm_manager.ca.authority import CertificateAuthority
 from pyswarm_manager.ca.bootstrap import NewCluster
@@ -48,14 +47,12 @@ from pyswarm_manager.forwarding.engine_port import EnginePort
 from pyswarm_manager.forwarding.leader_requests import LeaderRequests
 from pyswarm_manager.forwarding.leader_view import LeaderView
 from pyswarm_manager.log_broker import LogBroker
-from pyswarm_manager.orchestrator.replicated.loop import ReplicatedOrchestrator
-from pyswarm_manager.orchestrator.task_reaper.loop import TaskReaper
+from pyswarm_manager.orchestration import orchestration_loops
 from pyswarm_manager.peer_health import HealthClient, PeerHealth
 from pyswarm_manager.recovery.restoring import RestoredCluster, write_restored
 from pyswarm_manager.role_manager.admission import Admission
 from pyswarm_manager.role_manager.loop import RoleManager
 from pyswarm_manager.role_manager.members import EtcdMembers
-from pyswarm_manager.scheduler.loop import Scheduler
 from pyswarm_manager.store.backend import MemberStatus
 from pyswarm_manager.store.envelope import DataKeys
 from pyswarm_manager.store.etcd_backend import EtcdBackend
@@ -272,13 +269,7 @@ class ManagerRunner:
 
     async def _run_loops(self, store: Store, dispatcher: Dispatcher, role_manager: RoleManager) -> None:
         async with asyncio.TaskGroup() as group:
-            for loop in (
-                ReplicatedOrchestrator(store, self._clock),
-                Allocator(store, self._clock),
-                Scheduler(store, self._clock),
-                TaskReaper(store, self._clock),
-                role_manager,
-                RootRotator(store),
-                dispatcher,
-            ):
+            for loop in orchestration_loops(store, self._clock):
                 group.create_task(loop.run(), name=type(loop).__name__)
+            for part in (role_manager, RootRotator(store), dispatcher):
+                group.create_task(part.run(), name=type(part).__name__)

@@ -16,10 +16,9 @@ from pyswarm_common.objects import Cluster, Network, Node, NodeStatus, Service, 
 from pyswarm_common.specs import RestartPolicy
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator.loop import Allocator
+from pyswarm_manager.orchestration import LOOP_TYPES
 from pyswarm_manager.orchestrator.replicated.loop import ReplicatedOrchestrator
 from pyswarm_manager.orchestrator.restart import should_restart
-from pyswarm_manager.orchestrator.task_reaper.loop import TaskReaper
-from pyswarm_manager.scheduler.loop import Scheduler
 from pyswarm_manager.store.memory import MemoryCluster, memory_store
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.transaction import Transaction
@@ -86,7 +85,7 @@ class ClusterUnderTest:
 async def running_cluster(node_count: int = 3) -> AsyncIterator[ClusterUnderTest]:
     clock = ManualClock()
     async with memory_store(clock) as store:
-        loops = [loop(store, clock) for loop in (ReplicatedOrchestrator, Allocator, Scheduler, TaskReaper)]
+        loops = [loop(store, clock) for loop in LOOP_TYPES]
         cluster = ClusterUnderTest(store, clock)
         await cluster.change(Cluster(id="cluster"), *(node(f"n{i}") for i in range(1, node_count + 1)))
         async with asyncio.TaskGroup() as group:
@@ -269,7 +268,7 @@ async def test_loops_that_start_later_find_everything_that_is_to_be_done() -> No
     async with memory_store(clock) as store:
         cluster = ClusterUnderTest(store, clock)
         await cluster.change(Cluster(id="cluster"), node("n1"), *web(2))
-        for loop_type in (ReplicatedOrchestrator, Allocator, Scheduler, TaskReaper):
+        for loop_type in LOOP_TYPES:
             running = asyncio.create_task(loop_type(store, clock).run())
             await clock.advance(0.5)
             running.cancel()

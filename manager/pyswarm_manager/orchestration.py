@@ -1,0 +1,16 @@
+"""All control loops that turn services into placed tasks, and the order in which the leader starts them."""
+
+from pyswarm_common.clock import Clock
+from pyswarm_manager.allocator.loop import Allocator
+from pyswarm_manager.loops import ControlLoop
+from pyswarm_manager.orchestrator.replicated.loop import ReplicatedOrchestrator
+from pyswarm_manager.orchestrator.task_reaper.loop import TaskReaper
+from pyswarm_manager.scheduler.loop import Scheduler
+from pyswarm_manager.store.store import Store
+
+LOOP_TYPES: tuple[type[ControlLoop], ...] = (ReplicatedOrchestrator, Allocator, Scheduler, TaskReaper)
+
+
+def orchestration_loops(store: Store, clock: Clock) -> list[ControlLoop]:
+    """Return one of each."""
+    return [loop_type(store, clock) for loop_type in LOOP_TYPES]
