@@ -33,6 +33,12 @@ def test_a_node_whose_address_changed_is_found_again(cluster: Cluster, name: str
         assert cluster.nodes()[name].get("ManagerStatus", {}).get("Addr") == (f"{new}:2377" if name == "n3" else None)
 
 
+def test_another_manager_can_join_after_that(cluster: Cluster) -> None:
+    """The leader's etcd may still take the member that moved for gone; then another manager leads."""
+    cluster.pyswarm("node", "promote", "n4")
+    cluster.wait_managers("n1", "n2", "n3", "n4", timeout_s=90.0)
+
+
 def readdress(host: Host, old: str, new: str) -> None:
     """Give a host another address while its daemon is down."""
     host.kill_daemon(signal.SIGTERM)

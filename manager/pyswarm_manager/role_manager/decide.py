@@ -13,7 +13,7 @@ Everything follows from what is there, so that whoever leads after a crash betwe
     worker        manager   none                role=worker, manager part and certificates gone
     -             -         of no such node     removed
 
-A voter is removed only when those that remain have a quorum. Steps come in the order in which they are to be tried: should etcd
+A leader whose etcd refuses all this for long, though every manager answers, lets another lead. A voter is removed only when those that remain have a quorum. Steps come in the order in which they are to be tried: should etcd
 refuse one for now, the next may still be done, as a refused one changes nothing.
 """
 
@@ -32,6 +32,8 @@ START_LIMIT_S = 60.0
 """How long a node may take to start its announced member, and how long one that catches up may be silent."""
 CATCH_UP_LIMIT_S = 900.0
 """How long a member may take to catch up before it is begun anew."""
+DISTRUST_LIMIT_S = 15.0
+"""How long etcd may call a cluster unhealthy whose managers all answer, before another leads. It does so for 5 s after a change."""
 HANDOVER_LIMIT_S = 5.0
 """How long a manager that is to go waits for another to take over after raft's leadership has moved."""
 
@@ -90,6 +92,8 @@ class Situation:
     """Node id → how long this leader has not heard from it."""
     raft_leader_for_s: float = 0.0
     """How long this leader has seen the present raft leader."""
+    distrusting_for_s: float = 0.0
+    """How long etcd has refused every step because it takes another member for gone."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,10 @@ def decide(view: View, situation: Situation, now_ns: int) -> RoleDecisions:
             nodes.append(after)
         present.append(after)
     steps = _Steps(present, situation)
-    return RoleDecisions(tuple(nodes), tuple(demoted), tuple(steps.all()), steps.progress, steps.refused)
+    taken = list(steps.all())
+    if taken:
+        taken += steps.way_out_of_distrust()
+    return RoleDecisions(tuple(nodes), tuple(demoted), tuple(taken), steps.progress, steps.refused)
 
 
 def _settled(node: Node, member: Member | None, now_ns: int) -> Node:
@@ -255,12 +262,25 @@ class _Steps:
     def _own_removal(self, member: Member) -> Iterator[Step]:
         """Hand over first: the loop then goes on elsewhere. If raft is led by another already, give that one time to take over."""
         if self._situation.membership.leader_id == member.id:
-            for other in self._members:
-                is_fit = not other.is_learner and other.id != member.id and not self._reason_to_remove(other)
-                if is_fit and other.id not in self._unhealthy:
-                    yield MoveLeadership(other.id)
+            yield from self._handovers()
         elif self._situation.raft_leader_for_s >= HANDOVER_LIMIT_S:
             yield Remove(member.id, self._reason_to_remove(member))
+
+    def way_out_of_distrust(self) -> Iterator[Step]:
+        """Let another lead when our etcd goes on to take a member for gone that answers.
+
+        Its view of a peer can be wrong for good: a message to the peer's former address may fail only after the streams to the
+        new one stand, and nothing corrects that later. The next leader's etcd has a view of its own.
+        """
+        is_leading = self._situation.membership.leader_id == self._situation.membership.own_id
+        if is_leading and not self._unhealthy and self._situation.distrusting_for_s >= DISTRUST_LIMIT_S:
+            yield from self._handovers()
+
+    def _handovers(self) -> Iterator[Step]:
+        for other in self._members:
+            is_fit = not other.is_learner and other.id != self._situation.membership.own_id and not self._reason_to_remove(other)
+            if is_fit and other.id not in self._unhealthy:
+                yield MoveLeadership(other.id)
 
     def _arrivals(self) -> Iterator[Step]:
         """Announce the first node in the queue. Those that tried before and failed wait behind the others."""

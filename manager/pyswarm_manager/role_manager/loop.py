@@ -26,7 +26,7 @@ from pyswarm_manager.role_manager.decide import (
     Step,
     decide,
 )
-from pyswarm_manager.role_manager.members import Member, MemberControl, Membership
+from pyswarm_manager.role_manager.members import UNHEALTHY, Member, MemberControl, Membership
 from pyswarm_manager.role_manager.presence import Presences
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.subscription import Subscription
@@ -67,6 +67,7 @@ class RoleManager:
         self._refusals: dict[Step, str] = {}
         """What was last logged of steps that etcd refused."""
         self._sightings = _Sightings(0.0)
+        self._distrusting_since_s: float | None = None
 
     def poke(self) -> None:
         """Let it look now."""
@@ -81,6 +82,7 @@ class RoleManager:
         """Work until cancelled. Raises Unavailable when this manager stops leading."""
         self.progress, self.refused = {}, {}
         self._sightings = _Sightings(self._clock.monotonic_s())
+        self._distrusting_since_s = None
         with self._store.watch(Node) as subscription:
             while True:
                 subscription.take()
@@ -104,6 +106,8 @@ class RoleManager:
         for step in decisions.steps:
             if await self._take(step):
                 return 0.0
+        if not decisions.steps:
+            self._distrusting_since_s = None
         return RETRY_PAUSE_S if decisions.steps or decisions.progress else PERIOD_S
 
     def _situation(self, membership: Membership) -> Situation:
@@ -117,6 +121,7 @@ class RoleManager:
             unchanged_for_s=self._sightings.unchanged_for_s(now_s),
             silent_for_s=self.presences.silent_for_s(node_ids, now_s, self._sightings.since_s),
             raft_leader_for_s=self._sightings.raft_leader_for_s(now_s),
+            distrusting_for_s=0.0 if self._distrusting_since_s is None else now_s - self._distrusting_since_s,
         )
 
     async def _take(self, step: Step) -> bool:
@@ -134,10 +139,13 @@ class RoleManager:
             if self._refusals.get(step) != error.message:
                 _log.info("roles.step_refused", step=str(step), reason=error.message)
                 self._refusals[step] = error.message
+            if UNHEALTHY in error.message and self._distrusting_since_s is None:
+                self._distrusting_since_s = self._clock.monotonic_s()
             return False
         else:
             _log.info("roles.step_taken", step=str(step))
         self._refusals.clear()
+        self._distrusting_since_s = None
         return True
 
     async def _carry_out(self, step: Step) -> None:

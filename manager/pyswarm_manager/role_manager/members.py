@@ -9,6 +9,10 @@ from pyswarm_common.objects import Node
 from pyswarm_manager.etcd.client import EtcdClient
 
 
+UNHEALTHY = "unhealthy cluster"
+"""What etcd says when it refuses a change of the members because it has not seen all of them for 5 s."""
+
+
 class Member(NamedTuple):
     """One member. Its name is its node's id, "" until it has started for the first time."""
 

@@ -7,7 +7,7 @@ would leave too few members that work, moving the leadership when another member
 import itertools
 
 from pyswarm_common.errors import Unavailable
-from pyswarm_manager.role_manager.members import Member, Membership
+from pyswarm_manager.role_manager.members import UNHEALTHY, Member, Membership
 from pyswarm_manager.role_manager.quorum import quorum_of
 
 FIRST_MEMBER_ID = 100
@@ -26,6 +26,8 @@ class MemoryMembers:
         self.caught_up: set[int] = {self.own_id}
         self.refusals = 0
         """How many of the next steps are refused, as after each change of real members."""
+        self.is_distrusting = False
+        """Whether our member takes another for gone, and so refuses every change of the members while it leads."""
 
     async def read(self) -> Membership:
         """Return the members as they are now."""
@@ -38,7 +40,7 @@ class MemoryMembers:
             raise Unavailable("too many learner members in cluster")
         self._refuse_taken(peer_url)
         if self._voters() - self.running:
-            raise Unavailable("unhealthy cluster")
+            raise Unavailable(UNHEALTHY)
         member_id = next(self._ids)
         self.members[member_id] = Member(member_id, "", (peer_url,), is_learner=True)
         return member_id
@@ -59,7 +61,7 @@ class MemoryMembers:
         member = self._member(member_id)
         remaining = self._voters() - {member_id}
         if not member.is_learner and len(remaining & self.running) < quorum_of(len(remaining)):
-            raise Unavailable("unhealthy cluster")
+            raise Unavailable(UNHEALTHY)
         del self.members[member_id]
         self.running.discard(member_id)
         if self.leader_id == member_id:
@@ -116,6 +118,8 @@ class MemoryMembers:
     def _may_change(self) -> None:
         if self.refusals:
             self.refusals -= 1
-            raise Unavailable("unhealthy cluster")
+            raise Unavailable(UNHEALTHY)
+        if self.is_distrusting:
+            raise Unavailable(UNHEALTHY)
         if not self.has_quorum:
             raise Unavailable("no quorum")

@@ -6,6 +6,7 @@
     silent n2 70                                        n2 has not asked for 70 s
     unreachable n3
     raft-leader-for 5
+    distrusting-for 15                                  etcd has taken a member for gone for 15 s
 
 `spec` and `role` are `manager` unless said otherwise; url=none: no manager part. The first member is our own and leads unless
 others are marked. It is 100 s now.
@@ -35,7 +36,7 @@ class RoleWorld:
         self._silent: dict[str, float] = {}
         self._unchanged: dict[int, float] = {}
         self._unreachable: set[str] = set()
-        self._raft_leader_for_s = 0.0
+        self._raft_leader_for_s = self._distrusting_for_s = 0.0
         for line in text.strip().splitlines():
             kind, *words = line.split()
             flags = [w for w in words if "=" not in w]
@@ -53,6 +54,7 @@ class RoleWorld:
             unchanged_for_s=self._unchanged,
             silent_for_s=self._silent,
             raft_leader_for_s=self._raft_leader_for_s,
+            distrusting_for_s=self._distrusting_for_s,
         )
 
     def decide(self) -> RoleDecisions:
@@ -97,6 +99,9 @@ class RoleWorld:
 
     def _raft_leader_for_line(self, flags: list[str], values: dict[str, str]) -> None:
         self._raft_leader_for_s = float(flags[0])
+
+    def _distrusting_for_line(self, flags: list[str], values: dict[str, str]) -> None:
+        self._distrusting_for_s = float(flags[0])
 
 
 def render(before: Tables, decisions: RoleDecisions) -> str:

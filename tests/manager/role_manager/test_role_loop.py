@@ -295,6 +295,21 @@ async def test_leaving_that_takes_too_long_says_why(bench: Bench) -> None:
         await leaving
 
 
+async def test_a_leader_whose_etcd_takes_a_member_for_gone_that_answers_lets_another_lead(bench: Bench) -> None:
+    await bench.join("n2")
+    await bench.add_node("n3", "manager")
+    bench.members.is_distrusting = True
+    for _ in range(12):
+        await bench.enter("n3")
+        await bench.settle()
+        assert bench.members.leader_id == bench.members.own_id
+    for _ in range(6):
+        await bench.enter("n3")
+        await bench.settle()
+    assert bench.members.leader_id == bench.node("n2").manager.etcd_member_id  # type: ignore[union-attr]
+    assert bench.names() == [MANAGER, "n2"]  # to be announced by the next leader
+
+
 async def test_a_leaving_leader_hands_over_first(bench: Bench) -> None:
     await bench.join("n2")
     leaving = asyncio.ensure_future(bench.admission.leave(MANAGER))

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from pyswarm_common.errors import NotDone, OutcomeUnknown
+from pyswarm_common.errors import NotDone, OutcomeUnknown, Unavailable
 from pyswarm_common.objects import Service
+from pyswarm_manager.etcd.client import EtcdClient
 from pyswarm_manager.etcd.member import EtcdMember
 from pyswarm_manager.etcd.settings import EtcdSettings
 from pyswarm_manager.store.envelope import DataKeys
@@ -133,7 +134,7 @@ class LeadingProcess:
 
 @asynccontextmanager
 async def process_and_two_stores(etcd_cluster: EtcdCluster) -> AsyncIterator[tuple[LeadingProcess, list[Store]]]:
-    """Three managers, the first of them in its own process."""
+    """Three managers, the first of them in its own process, which leads."""
     keys = DataKeys.generate()
     first, *others = etcd_cluster(3)
     async with AsyncExitStack() as stack:
@@ -145,17 +146,18 @@ async def process_and_two_stores(etcd_cluster: EtcdCluster) -> AsyncIterator[tup
         )
         leading = LeadingProcess(process, {})
         stack.push_async_callback(process.wait)
+        reading = asyncio.create_task(leading.read())
+        stack.push_async_callback(asyncio.wait, [reading])
         stack.callback(end, process)
         await leading.tell(b"go")
         await leading.tell(pickle.dumps((first, (keys.keys, keys.active_id))).hex().encode())
-        reading = asyncio.create_task(leading.read())
-        stack.push_async_callback(asyncio.wait, [reading])
         members = [EtcdMember(settings) for settings in others]
         for member in members:
             stack.push_async_callback(member.stop)
         await asyncio.gather(*(member.start() for member in members))
-        yield leading, [await stack.enter_async_context(running_store(member, keys)) for member in members]
-        end(process)
+        stores = [await stack.enter_async_context(running_store(member, keys)) for member in members]
+        await make_the_process_lead(leading, first.name, members)
+        yield leading, stores
 
 
 def end(process: asyncio.subprocess.Process) -> None:
@@ -166,15 +168,16 @@ def end(process: asyncio.subprocess.Process) -> None:
             process.kill()
 
 
-async def make_the_process_lead(leading: LeadingProcess, stores: list[Store]) -> None:
-    """Let the others hand over until the process counts."""
+async def make_the_process_lead(leading: LeadingProcess, name: str, others: list[EtcdMember]) -> None:
+    """Let the others' raft leader hand over to it until it counts."""
     async with asyncio.timeout(30):
-        while "a" not in leading.acknowledged or leading.acknowledged["a"] < 20:
-            for store in stores:
-                if store.is_leader:
-                    await store.hand_over()
-                    store.resume_leading()
-            await asyncio.sleep(0.05)
+        while leading.acknowledged.get("a", 0) < 20:
+            for member in others:
+                async with EtcdClient(member.socket_path) as client:
+                    with contextlib.suppress(Unavailable):
+                        if (status := await client.status()).leader_id == status.member_id:
+                            await client.move_leader(next(m.ID for m in await client.members() if m.name == name))
+            await asyncio.sleep(0.2)
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -184,7 +187,6 @@ def counts(store: Store) -> dict[str, int]:
 async def test_a_paused_leader_is_replaced_writes_nothing_and_takes_nothing_back(etcd_cluster: EtcdCluster) -> None:
     """Its etcd goes on and stays raft leader: only the heartbeat in the store tells that nobody leads."""
     async with process_and_two_stores(etcd_cluster) as (leading, stores):
-        await make_the_process_lead(leading, stores)
         os.kill(leading.process.pid, signal.SIGSTOP)
         stopped_s = time.monotonic()
         new = stores[await wait_any_leader(stores)]
@@ -207,7 +209,6 @@ async def test_a_paused_leader_is_replaced_writes_nothing_and_takes_nothing_back
 
 async def test_a_leader_whose_loop_hangs_is_replaced(etcd_cluster: EtcdCluster) -> None:
     async with process_and_two_stores(etcd_cluster) as (leading, stores):
-        await make_the_process_lead(leading, stores)
         await leading.tell(b"hang")
         await wait_for(lambda: leading.acknowledged.get("hangs") == 1)
         hung_s = time.monotonic()

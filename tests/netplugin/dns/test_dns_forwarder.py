@@ -1,5 +1,6 @@
 """Questions go from one nameserver to the next and always come back with an answer."""
 
+import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -22,10 +23,8 @@ class Upstream:
 
     def __init__(self, loop: EventLoop, respond: Callable[[bytes], bytes | None]) -> None:
         self.loop, self.respond, self.asked = loop, respond, 0
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
+        self.udp, self.tcp = one_port_for_both()
         self.address: tuple[str, int] = self.udp.getsockname()
-        self.tcp = socket.create_server(self.address)
         self.connections: list[FramedConnection] = []
         loop.watch(self.udp.fileno(), self.datagram)
         loop.watch(self.tcp.fileno(), self.accept)
@@ -57,6 +56,22 @@ class Upstream:
             connection.close()
         self.udp.close()
         self.tcp.close()
+
+
+def one_port_for_both() -> tuple[socket.socket, socket.socket]:
+    """Return sockets for UDP and TCP on a port that was free for both."""
+    while True:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError as error:
+            udp.close()
+            tcp.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return udp, tcp
 
 
 @pytest.fixture
