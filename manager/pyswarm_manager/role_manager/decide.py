@@ -13,8 +13,9 @@ Everything follows from what is there, so that whoever leads after a crash betwe
     worker        manager   none                role=worker, manager part and certificates gone
     -             -         of no such node     removed
 
-A leader whose etcd refuses all this for long, though every manager answers, lets another lead. A voter is removed only when those that remain have a quorum. Steps come in the order in which they are to be tried: should etcd
-refuse one for now, the next may still be done, as a refused one changes nothing.
+A voter is removed only when those that remain have a quorum. Steps come in the order in which they are to be tried: should etcd
+refuse one for now, the next may still be done, as a refused one changes nothing. A leader whose etcd refuses all this for long,
+though every manager answers, lets another lead.
 """
 
 from collections.abc import Iterator, Mapping

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 from pyswarm_common.objects import Node
 from pyswarm_manager.etcd.client import EtcdClient
 
-
 UNHEALTHY = "unhealthy cluster"
 """What etcd says when it refuses a change of the members because it has not seen all of them for 5 s."""
 
