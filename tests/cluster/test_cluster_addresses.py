@@ -27,16 +27,23 @@ def test_a_node_whose_address_changed_is_found_again(cluster: Cluster, name: str
     other = f"{given.rpartition('.')[0]}.9{name[1]}"
     for old, new in ((given, other), (other, given)):
         readdress(cluster.lab.host(name), old, new)
-        wait_until("its new address is known", lambda new=new: cluster.nodes()[name]["Status"]["Addr"] == new, 40.0)  # type: ignore[misc]
+        expected = (new, f"{new}:2377" if name == "n3" else None)
+        wait_until("its new addresses are known", lambda expected=expected: addresses(cluster, name) == expected, 60.0)  # type: ignore[misc]
         cluster.wait_node(name, "ready")
         cluster.wait_managers("n1", "n2", "n3")
-        assert cluster.nodes()[name].get("ManagerStatus", {}).get("Addr") == (f"{new}:2377" if name == "n3" else None)
+        assert addresses(cluster, name) == expected
 
 
 def test_another_manager_can_join_after_that(cluster: Cluster) -> None:
     """The leader's etcd may still take the member that moved for gone; then another manager leads."""
     cluster.pyswarm("node", "promote", "n4")
     cluster.wait_managers("n1", "n2", "n3", "n4", timeout_s=90.0)
+
+
+def addresses(cluster: Cluster, name: str) -> tuple[str, str | None]:
+    """Where the cluster thinks that a node, and its manager if it is one, are reached."""
+    node = cluster.nodes()[name]
+    return node["Status"]["Addr"], node.get("ManagerStatus", {}).get("Addr")
 
 
 def readdress(host: Host, old: str, new: str) -> None:
