@@ -131,7 +131,12 @@ class Cluster:
 
     def wait_node(self, name: str, state: str, timeout_s: float = 20.0) -> None:
         """Wait until the node has this state."""
-        wait_until(f"node {name} is {state}", lambda: self.nodes()[name]["Status"]["State"] == state, timeout_s)
+
+        def has_state() -> bool:
+            node = self.nodes().get(name)
+            return node is not None and node["Status"]["State"] == state
+
+        wait_until(f"node {name} is {state}", has_state, timeout_s)
 
     def managers(self, host: str = "n1") -> dict[str, str]:
         """Return the managers by host name with their reachability, as a host tells it; the leader's is `leader`."""
