@@ -16,6 +16,9 @@ CLIENT_SOCKET_NAME = "client.sock:0"
 """etcd 3.4 takes a relative `unix://` address only, and makes a socket of this name in its working directory."""
 _CLIENT_URL = f"unix://{CLIENT_SOCKET_NAME}"
 _MAX_SOCKET_PATH_BYTES = 107
+_SNAPSHOT_COUNT = 200
+"""Raft entries between two snapshots. Only from a snapshot does a member that is alone know so at its start, and elects itself at
+once instead of after 1 to 2 s; more of them do not slow writes down measurably."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class EtcdSettings:
             "peer-client-cert-auth": "true",
             **({"peer-crl-file": str(self.revocation_path)} if self.revocation_path else {}),
             "pre-vote": "true",
-            "snapshot-count": "10000",
+            "snapshot-count": str(_SNAPSHOT_COUNT),
             "quota-backend-bytes": str(self.quota_bytes),
             "auto-compaction-mode": "periodic",
             "auto-compaction-retention": "1h",
