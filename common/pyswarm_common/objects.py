@@ -8,10 +8,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from pyswarm_common.replacement_reasons import ReplacementReason
 from pyswarm_common.specs import (
     GenericResource,
     NetworkSpec,
     NodeSpec,
+    PortConfig,
     ServiceSpec,
     TaskTemplate,
     decode_network_spec,
@@ -80,6 +82,8 @@ class NodeStatus(Record, frozen=True, kw_only=True):
     state: NodeReadiness = "unknown"
     message: str = ""
     address: str = ""
+    since_ns: int = 0
+    """When it entered this state; 0 when that is not known."""
 
 
 class ManagerStatus(Record, frozen=True, kw_only=True):
@@ -148,10 +152,14 @@ class UpdateStatus(Record, frozen=True, kw_only=True):
     started_at_ns: int = 0
     completed_at_ns: int = 0
     message: str = ""
+    unit_count: int = 0
+    """How many slots or nodes were to be renewed when it began; 0: not counted yet. Failures are held against it."""
+    renewed_at_ns: int = 0
+    """When the last of them was renewed, which is when the last monitoring began; 0: some are left."""
 
 
 class ScheduledRun(Record, frozen=True, kw_only=True):
-    """One run of a scheduled job. `outcome`: running, completed, failed, skipped (the one before still ran) or replaced."""
+    """One run of a scheduled job. `outcome`: queued, running, completed, failed, skipped (the one before still ran) or replaced."""
 
     due_at_ns: int
     iteration: int = -1
@@ -167,7 +175,7 @@ class ScheduleStatus(Record, frozen=True, kw_only=True):
     queued: int = 0
     """Runs that are due and wait for the present one (overlap policy `queue`)."""
     runs: tuple[ScheduledRun, ...] = ()
-    """The latest runs, oldest first."""
+    """The latest runs, and those that are queued, oldest first."""
 
 
 class Service(Object, frozen=True, kw_only=True):
@@ -183,9 +191,9 @@ class Service(Object, frozen=True, kw_only=True):
     virtual_ips: tuple[VirtualIP, ...] = ()
     update_status: UpdateStatus | None = None
     job_iteration: int = 0
-    """Of jobs: counts their executions, from 0; tasks of older iterations are removed."""
+    """Of jobs: counts their executions, from 0; tasks of older iterations are stopped, and kept as history only."""
     job_started_at_ns: int = 0
-    """Of jobs: when the present iteration began."""
+    """Of jobs: when the present iteration began; 0 while a scheduled job waits for its first run."""
     schedule: ScheduleStatus | None = None
 
     @property
@@ -213,6 +221,14 @@ class NetworkAttachment(Record, frozen=True, kw_only=True):
     address: str
 
 
+class TaskFailure(Record, frozen=True, kw_only=True):
+    """That a task failed on a node."""
+
+    task_id: str
+    node_id: str
+    at_ns: int
+
+
 class Task(Object, frozen=True, kw_only=True):
     """One run of a task spec, on one node, once."""
 
@@ -234,10 +250,20 @@ class Task(Object, frozen=True, kw_only=True):
     """Of a job's task: the iteration that it belongs to."""
     must_move: bool = False
     """Whether the rebalancer wants it elsewhere: the orchestrator replaces it as it does with a task on a drained node."""
+    rejection: str = ""
+    """Why its node may keep it no longer: the orchestrator replaces it, and when it has stopped it is rejected with this error."""
     generic_resources: tuple[GenericResource, ...] = ()
     """What it was given of its node's generic resources."""
+    host_ports: tuple[PortConfig, ...] = ()
+    """The ports of its node that it was given (publish mode host, with a published port) and holds until it has ended."""
+    recent_failures: tuple[TaskFailure, ...] = ()
+    """What failed in its slot under this task spec shortly before it was placed: the history limit may cut the tasks themselves."""
     state_times: bytes = b""
     """When it reached each of its states, packed (`state_times.py`)."""
+    replacement_reason: ReplacementReason = ReplacementReason.UNKNOWN
+    """Why the task that `cause` names had to be replaced."""
+    earlier_outcome: Literal["", "ran", "failed"] = ""
+    """During an update: how an earlier task of its slot (or node) and generation did, whatever the history still holds."""
 
     @property
     def is_terminal(self) -> bool:

@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from cryptography import x509
@@ -172,6 +173,7 @@ def identity_of(certificate: bytes) -> NodeIdentity:
         raise InvalidArgument(f"not a node certificate: {error}") from error
 
 
+@lru_cache(maxsize=64)
 def root_digest(root_certificate_pem: str) -> str:
     """Return the digest of a root certificate as join tokens carry it: SHA-256 of the PEM in base 36, 50 characters."""
     digest = hashlib.sha256(root_certificate_pem.encode()).digest()

@@ -12,5 +12,27 @@ DEPENDS_ON = "pyswarm.depends_on"
 """Names of the services that must run before this one starts, separated by commas."""
 STRATEGY = "pyswarm.placement.strategy"
 """`spread` (default): the emptiest suitable node first; `binpack`: the fullest that still has room."""
+STRATEGIES = ("spread", "binpack")
 REBALANCE = "pyswarm.rebalance"
 """`true`: move running tasks to nodes that joined or came back."""
+MOVE_ORDER = "pyswarm.move.order"
+"""`start-first` or `stop-first`: how a task leaves a drained node or is moved; see `orchestrator/overlap.py` for the default."""
+STACK_NAMESPACE = "com.docker.stack.namespace"
+"""The stack that a service is part of: `docker stack deploy` sets it, and puts it before the service's name with a `_`."""
+
+
+def names_depended_on(labels: dict[str, str] | None) -> tuple[str, ...]:
+    """Return the names that `pyswarm.depends_on` holds, as written, each once."""
+    written = (labels or {}).get(DEPENDS_ON, "")
+    return tuple(dict.fromkeys(filter(None, (name.strip() for name in written.split(",")))))
+
+
+def full_names(name: str, labels: dict[str, str] | None) -> tuple[str, ...]:
+    """Return what a service with these labels may mean by `name`, likeliest first: a service of its own stack, or any."""
+    stack = (labels or {}).get(STACK_NAMESPACE, "")
+    return (f"{stack}_{name}", name) if stack else (name,)
+
+
+def asks_to_rebalance(labels: dict[str, str] | None) -> bool:
+    """Whether running tasks may be moved to nodes that joined or came back."""
+    return (labels or {}).get(REBALANCE, "").lower() == "true"

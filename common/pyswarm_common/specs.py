@@ -171,7 +171,7 @@ class ReplicatedMode(Spec, frozen=True, kw_only=True):
 
 
 class ReplicatedJobMode(Spec, frozen=True, kw_only=True):
-    """Run until so many tasks have completed, at most so many at once (all at once when not said)."""
+    """Run until so many tasks have completed, at most so many at once; what is not said is filled in on create, as Docker does."""
 
     max_concurrent: int | None = None
     total_completions: int | None = None
@@ -250,6 +250,18 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
         if replicated is None or replicated.replicas is None:
             return 1
         return replicated.replicas
+
+    @property
+    def max_concurrent(self) -> int:
+        """How many tasks of a replicated job may run at once; 1 when not said."""
+        job = self.mode.replicated_job if self.mode else None
+        return 1 if job is None or job.max_concurrent is None else job.max_concurrent
+
+    @property
+    def total_completions(self) -> int:
+        """How many tasks of a replicated job shall complete; as many as may run at once when not said."""
+        job = self.mode.replicated_job if self.mode else None
+        return self.max_concurrent if job is None or job.total_completions is None else job.total_completions
 
     @property
     def is_replicated(self) -> bool:

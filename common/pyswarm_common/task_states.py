@@ -80,7 +80,7 @@ def may_write(writer: Writer, before: TaskState, after: TaskState) -> bool:
     """Whether `writer` may move a task from `before` to `after`.
 
     The agent owns the observed state from ASSIGNED on. Before that, a manager whose task will never reach a node may end it
-    as SHUTDOWN; the constraint enforcer may reject a task.
+    as SHUTDOWN. A task that the constraint enforcer wants gone is rejected by its agent's report that it has stopped.
     """
     if not may_follow(before, after):
         return False

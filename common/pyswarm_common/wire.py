@@ -1,8 +1,8 @@
 """The session between an agent and a manager: msgpack messages over one WebSocket at the node port.
 
 The first message in each direction settles the version. An agent says `Hello`, gets `Welcome` and a complete `Assignments`,
-then increments. It reports statuses until they are acknowledged and sends a `Heartbeat` each period. Bulk (logs) never
-travels here: on `OpenStream` the agent dials a connection of its own.
+then increments. It reports statuses until they are acknowledged. Its heartbeat, once a period, is a ping of the WebSocket. Bulk
+(logs) never travels here: on `OpenStream` the agent dials a connection of its own.
 """
 
 from typing import Literal, TypeAlias
@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from pyswarm_common.objects import NetworkAttachment, NodeDescription, Record, TaskStatus
+from pyswarm_common.specs import GenericResource
 from pyswarm_common.task_states import TaskState
 
 PROTOCOL_VERSIONS = (1,)
@@ -167,12 +168,20 @@ class TaskAssignment(Record, frozen=True, kw_only=True):
     service_id: str = ""
     service_name: str = ""
     slot: int = 0
+    node_id: str = ""
+    """Of a task without a slot: its node, which stands in the slot's place."""
     attachments: tuple[NetworkAttachment, ...] = ()
+    generic_resources: tuple[GenericResource, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The slot, or the node of a task that has none."""
+        return self.node_id or str(self.slot)
 
     @property
     def name(self) -> str:
-        """The task's name as people see it: `web.1.<task id>`."""
-        return f"{self.service_name}.{self.slot}.{self.task_id}"
+        """The task's name as people see it: `web.1.<task id>`, or `web.<node id>.<task id>`."""
+        return f"{self.service_name}.{self.place}.{self.task_id}"
 
 
 class Hello(Message, frozen=True, kw_only=True):
@@ -181,10 +190,6 @@ class Hello(Message, frozen=True, kw_only=True):
     protocol_versions: tuple[int, ...]
     description: NodeDescription
     view_versions: dict[str, int] = {}
-
-
-class Heartbeat(Message, frozen=True, kw_only=True):
-    """Agent: alive."""
 
 
 class TaskStatusUpdate(Record, frozen=True, kw_only=True):
@@ -230,6 +235,8 @@ class NodeState(Message, frozen=True, kw_only=True):
     """The bundle of roots to trust."""
     is_etcd_restart_due: bool = False
     """Managers: it is this member's turn to be restarted, to take up the roots to trust."""
+    certificate_serials: tuple[str, ...] | None = None
+    """The node's certificates that were not revoked, in hex: renew the present one when it is not among them. None: not said."""
 
 
 class Assignments(Message, frozen=True, kw_only=True):
@@ -290,7 +297,7 @@ class Goodbye(Message, frozen=True, kw_only=True):
     """From a manager that does not lead: who does, if it knows."""
 
 
-AgentMessage: TypeAlias = Hello | Heartbeat | StatusReport | DescriptionUpdate | Goodbye
+AgentMessage: TypeAlias = Hello | StatusReport | DescriptionUpdate | Goodbye
 ManagerMessage: TypeAlias = Welcome | NodeState | Assignments | StatusAcknowledgement | OpenStream | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
