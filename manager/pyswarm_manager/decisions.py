@@ -12,11 +12,13 @@ from typing import Any, Protocol
 import msgspec
 
 from pyswarm_common.objects import AnyObject, Task, TaskStatus
+from pyswarm_common.state_times import with_state_time
 from pyswarm_common.task_states import TaskState
+from pyswarm_manager.orchestrator.causes import with_reason
 from pyswarm_manager.store.tables import ObjectT, View
 
-DEFAULT_LIMIT = 80
-"""Operations of one decide: a transaction takes 100, and task specs that lose their last reference are deleted in it too."""
+DEFAULT_LIMIT = 400
+"""Operations of one decide: a transaction takes 500, and task specs that lose their last reference are deleted in it too."""
 LEAST_LIMIT = 2
 """Operations that every decide must be given to get on: a task and its successor change together."""
 
@@ -80,10 +82,15 @@ class Draft:
         """Whether so many more operations fit."""
         return self._room is None or self._room >= operations
 
+    @property
+    def room(self) -> int | None:
+        """How many more operations fit; None: any number."""
+        return self._room
+
     def create(self, item: AnyObject) -> None:
-        """Note a new object."""
+        """Note a new object; a task that replaces another one is given the reason."""
         self._spend(1)
-        self._created[item.id] = item
+        self._created[item.id] = with_reason(item, self._view) if isinstance(item, Task) else item
 
     def update(self, item: AnyObject) -> None:
         """Note an object's new form; nothing is noted when it is no different."""
@@ -125,9 +132,14 @@ class Draft:
 def with_status(task: Task, state: TaskState, now_ns: int, message: str, error: str = "") -> Task:
     """Return the task as a manager moves it on to `state`."""
     status = TaskStatus(state=state, at_ns=now_ns, message=message, error=error)
-    return msgspec.structs.replace(task, status=status)
+    return msgspec.structs.replace(task, status=status, state_times=with_state_time(task.state_times, state, now_ns))
 
 
 def age_key(task: Task) -> tuple[int, int, str]:
     """Sort key: older tasks first, ties by id."""
     return task.created_at_ns, task.spec_generation, task.id
+
+
+def succession_key(task: Task) -> tuple[int, int, str]:
+    """Sort key within one slot or node: earlier tasks first. A later generation is newer, whatever two leaders' clocks said."""
+    return task.spec_generation, task.created_at_ns, task.id

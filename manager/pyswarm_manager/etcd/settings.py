@@ -14,6 +14,8 @@ PEER_HOSTNAME = "swarm-manager"
 """The role name that a peer's certificate must carry: all nodes share one CA, and this keeps workers out."""
 CLIENT_SOCKET_NAME = "client.sock:0"
 """etcd 3.4 takes a relative `unix://` address only, and makes a socket of this name in its working directory."""
+MAX_TRANSACTION_OPERATIONS = 1024
+"""More than the store's writer puts into one transaction (`store/batch.py`)."""
 _CLIENT_URL = f"unix://{CLIENT_SOCKET_NAME}"
 _MAX_SOCKET_PATH_BYTES = 107
 _SNAPSHOT_COUNT = 200
@@ -110,6 +112,7 @@ class EtcdSettings:
             **({"peer-crl-file": str(self.revocation_path)} if self.revocation_path else {}),
             "pre-vote": "true",
             "snapshot-count": str(_SNAPSHOT_COUNT),
+            "max-txn-ops": str(MAX_TRANSACTION_OPERATIONS),
             "quota-backend-bytes": str(self.quota_bytes),
             "auto-compaction-mode": "periodic",
             "auto-compaction-retention": "1h",

@@ -118,7 +118,7 @@ class Store:
 
         The function must not await, and may run several times: it should change nothing but the transaction, and choose ids
         beforehand. What it raises is raised here, and its changes are undone. Raises NotDone when this manager does not lead or
-        stops leading, OutcomeUnknown when it stops while the commit is under way, TransactionTooLarge beyond 100 objects or 1 MiB.
+        stops leading, OutcomeUnknown when it stops while the commit is under way, TransactionTooLarge beyond 500 objects or 1 MiB.
         """
         if self._keeper.current is None or self.is_leaderless:
             raise no_leader(self.trouble())

@@ -5,7 +5,7 @@ await). `Tables` adds the changes; only the store calls those. `Transaction` (wr
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from pyswarm_common.errors import Conflict, NotFound
@@ -20,11 +20,13 @@ from pyswarm_common.objects import (
     Task,
     TaskSpec,
 )
+from pyswarm_common.service_labels import DEPENDS_ON, full_names, names_depended_on
 from pyswarm_common.task_states import TaskState
+from pyswarm_manager.store.derived import DerivedIndexes, DerivedT
 
 ObjectT = TypeVar("ObjectT", Cluster, Network, Node, Service, Task, TaskSpec)
 _EMPTY: dict[str, Task] = {}
-_NO_LOAD: dict[tuple[str, str], int] = {}
+_NO_SERVICES: dict[str, Service] = {}
 
 
 class View(Protocol):
@@ -64,12 +66,17 @@ class View(Protocol):
         """Return the table of one type of object."""
         ...
 
+    def derived(self, type_: type[DerivedT]) -> DerivedT:
+        """Return what is kept beside the tables under this type (see `derived.py`)."""
+        ...
+
 
 class Table(Generic[ObjectT]):
     """The objects of one kind by id; services, networks and nodes also by name."""
 
     def __init__(self, noun: str) -> None:
         self.noun = noun
+        self.derived = DerivedIndexes()
         self._objects: dict[str, ObjectT] = {}
         self._versions: dict[str, int] = {}
         self._ids_by_name: dict[str, list[str]] = {}
@@ -127,6 +134,7 @@ class Table(Generic[ObjectT]):
         self._objects[item.id] = item
         self._versions[item.id] = version
         self._remember(item)
+        self.derived.note(before, item)
         return before
 
     def set_version(self, object_id: str, version: int) -> None:
@@ -145,6 +153,7 @@ class Table(Generic[ObjectT]):
         if before is not None:
             self._versions.pop(object_id, None)
             self._forget(before)
+            self.derived.note(before, None)
         return before
 
     def _remember(self, item: ObjectT) -> None:
@@ -171,20 +180,32 @@ def _copy_index(index: dict[Any, Any]) -> dict[Any, Any]:
 
 
 class ServiceTable(Table[Service]):
-    """Services, also counted by the task specs that they refer to."""
+    """Services, also by the names of those that they depend on, and counted by the task specs that they refer to."""
 
     def __init__(self) -> None:
         super().__init__("service")
         self._task_spec_uses: Counter[str] = Counter()
+        self._dependents: dict[str, dict[str, Service]] = {}
 
     def count_with_task_spec(self, task_spec_id: str) -> int:
         """Return how many references of services, present or previous, this task spec has."""
         return self._task_spec_uses[task_spec_id]
 
+    @property
+    def has_dependents(self) -> bool:
+        """Whether any service depends on another one (label `pyswarm.depends_on`)."""
+        return bool(self._dependents)
+
+    def dependents_of(self, name: str) -> Collection[Service]:
+        """Return the services that may mean the one with this name by what they depend on."""
+        return self._dependents.get(name, _NO_SERVICES).values()
+
     def _remember(self, item: Service) -> None:
         super()._remember(item)
         for task_spec_id in filter(None, (item.task_spec_id, item.previous_task_spec_id)):
             self._task_spec_uses[task_spec_id] += 1
+        for name in _names_it_depends_on(item):
+            self._dependents.setdefault(name, {})[item.id] = item
 
     def _forget(self, item: Service) -> None:
         super()._forget(item)
@@ -192,6 +213,19 @@ class ServiceTable(Table[Service]):
             self._task_spec_uses[task_spec_id] -= 1
             if not self._task_spec_uses[task_spec_id]:
                 del self._task_spec_uses[task_spec_id]
+        for name in _names_it_depends_on(item):
+            members = self._dependents.get(name, {})
+            members.pop(item.id, None)
+            if not members:
+                self._dependents.pop(name, None)
+
+
+def _names_it_depends_on(item: Service) -> list[str]:
+    """The full names that it may mean; most services have no such label, and their JSON is not read for that."""
+    if DEPENDS_ON.encode() not in item.spec_json:
+        return []
+    labels = item.spec.labels
+    return [full_name for name in names_depended_on(labels) for full_name in full_names(name, labels)]
 
 
 class TaskTable(Table[Task]):
@@ -201,7 +235,6 @@ class TaskTable(Table[Task]):
         super().__init__("task")
         self._by_network: dict[str, dict[str, Task]] = {}
         self._unplaced: dict[TaskState, dict[str, Task]] = {TaskState.NEW: {}, TaskState.PENDING: {}}
-        self._load: dict[str, dict[tuple[str, str], int]] = {}
         self._by_service: dict[str, dict[str, Task]] = {}
         self._by_node: dict[str, dict[str, Task]] = {}
         self._task_spec_uses: Counter[str] = Counter()
@@ -222,10 +255,6 @@ class TaskTable(Table[Task]):
         """Return the tasks whose observed state is `state`, which is NEW or PENDING."""
         return self._unplaced[state].values()
 
-    def load_of(self, node_id: str) -> Mapping[tuple[str, str], int]:
-        """Return how many tasks that run there or should, by service id and task spec id, a node carries."""
-        return self._load.get(node_id, _NO_LOAD)
-
     def count_with_task_spec(self, task_spec_id: str) -> int:
         """Return how many tasks use this task spec."""
         return self._task_spec_uses[task_spec_id]
@@ -235,7 +264,6 @@ class TaskTable(Table[Task]):
             self._by_service.setdefault(item.service_id, {})[item.id] = item
         if item.node_id:
             self._by_node.setdefault(item.node_id, {})[item.id] = item
-            self._count_load(item, 1)
         for attachment in item.attachments:
             self._by_network.setdefault(attachment.network_id, {})[item.id] = item
         if item.status.state <= TaskState.PENDING:
@@ -246,7 +274,6 @@ class TaskTable(Table[Task]):
         _drop(self._by_service, item.service_id, item.id)
         if item.node_id:
             _drop(self._by_node, item.node_id, item.id)
-            self._count_load(item, -1)
         for attachment in item.attachments:
             _drop(self._by_network, attachment.network_id, item.id)
         if item.status.state <= TaskState.PENDING:
@@ -254,17 +281,6 @@ class TaskTable(Table[Task]):
         self._task_spec_uses[item.task_spec_id] -= 1
         if not self._task_spec_uses[item.task_spec_id]:
             del self._task_spec_uses[item.task_spec_id]
-
-    def _count_load(self, item: Task, change: int) -> None:
-        if item.desired_state > TaskState.RUNNING or item.status.state > TaskState.RUNNING:
-            return
-        load = self._load.setdefault(item.node_id, {})
-        key = (item.service_id, item.task_spec_id)
-        load[key] = load.get(key, 0) + change
-        if not load[key]:
-            del load[key]
-            if not load:
-                del self._load[item.node_id]
 
 
 def _drop(index: dict[str, dict[str, Task]], key: str, task_id: str) -> None:
@@ -293,6 +309,9 @@ class Tables:
             TaskSpec: self.task_specs,
             Task: self.tasks,
         }
+        self._derived = DerivedIndexes()
+        for table in self._by_type.values():
+            table.derived = self._derived
 
     @property
     def cluster(self) -> Cluster:
@@ -305,6 +324,10 @@ class Tables:
         """Return the table of one type of object."""
         table: Table[ObjectT] = self._by_type[type_]
         return table
+
+    def derived(self, type_: type[DerivedT]) -> DerivedT:
+        """Return what is kept beside these tables under this type."""
+        return self._derived.get(type_, self)
 
     def table_of_kind(self, kind: str) -> Table[Any] | None:
         """Return the table of a kind such as `services`, or None when there is no such kind."""

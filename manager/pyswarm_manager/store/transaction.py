@@ -15,6 +15,8 @@ import msgspec
 
 from pyswarm_common.errors import AlreadyExists, OutOfSequence
 from pyswarm_common.objects import AnyObject, Cluster, Network, Node, Service, Task, TaskSpec
+from pyswarm_manager.store.derived import DerivedT
+from pyswarm_manager.store.subscription import Change
 from pyswarm_manager.store.tables import ObjectT, ServiceTable, Table, Tables, TaskTable
 
 
@@ -75,6 +77,10 @@ class Transaction:
         """Return the table of one type of object."""
         return self._head.table(type_)
 
+    def derived(self, type_: type[DerivedT]) -> DerivedT:
+        """Return what is kept beside the head under this type."""
+        return self._head.derived(type_)
+
     def create(self, item: ObjectT) -> ObjectT:
         """Add an object; returns it with its times set. Raises AlreadyExists when its id is taken."""
         table = self._head.table(type(item))
@@ -116,6 +122,14 @@ class Transaction:
     def version_before(self, type_: type[AnyObject], object_id: str) -> int:
         """Return the store revision of a touched object before this transaction; 0: there was none. For the writer."""
         return self._touched[type_, object_id]
+
+    def changes(self) -> list[Change]:
+        """Return every object that was changed, as it was and as it is, in the order of first change. For simulations."""
+        befores: dict[tuple[int, str], tuple[Table[Any], AnyObject | None]] = {}
+        for table, object_id, before, _ in self._undo:
+            befores.setdefault((id(table), object_id), (table, before))
+        found = (Change(before, table.get(object_id)) for (_, object_id), (table, before) in befores.items())
+        return [change for change in found if change.before is not None or change.after is not None]
 
     def undo(self) -> None:
         """Take all changes back. For the writer."""

@@ -9,6 +9,7 @@ from pyswarm_common.errors import InvalidArgument
 from pyswarm_manager.etcd.client import EtcdClient
 from pyswarm_manager.etcd.member import EtcdMember
 from pyswarm_manager.store.backend import Backend, Compacted, Compare, Delete, Event, Put
+from pyswarm_manager.store.batch import MAX_BYTES, MAX_CHANGES
 from pyswarm_manager.store.etcd_backend import EtcdBackend
 from pyswarm_manager.store.memory import PAGE_ENTRIES, MemoryBackend
 
@@ -47,6 +48,12 @@ async def test_a_commit_that_changes_nothing_takes_no_revision(backend: Backend)
 async def test_a_key_twice_in_a_commit_is_refused(backend: Backend) -> None:
     with pytest.raises(InvalidArgument):
         await backend.commit([], [Put("a", b"1"), Put("a", b"2")])
+
+
+async def test_the_largest_transaction_that_the_writer_makes_is_taken(backend: Backend) -> None:
+    operations = [Put(f"k{i:05}", bytes(MAX_BYTES // MAX_CHANGES)) for i in range(MAX_CHANGES)]
+    heartbeat, fence = Put("leader", b"1"), Put("fence", b"1")
+    assert (await backend.commit([Compare("fence", 0)], [*operations, heartbeat, fence])).succeeded
 
 
 async def test_a_linearizable_read_sees_what_was_committed(backend: Backend) -> None:

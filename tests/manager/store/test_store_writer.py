@@ -85,8 +85,13 @@ async def test_a_raising_function_leaves_nothing_behind(store: Store) -> None:
 
 
 async def test_waiting_updates_share_a_transaction(store: Store, cluster: MemoryCluster) -> None:
+    def create_some(tx: Transaction, start: int) -> None:
+        for i in range(start, start + MAX_CHANGES // 10):
+            tx.create(Service(id=f"s{i:04}"))
+
     commits = cluster.commit_count
-    await asyncio.gather(*(store.update(create(f"s{i:03}")) for i in range(2 * MAX_CHANGES)))
+    starts = range(0, 2 * MAX_CHANGES, MAX_CHANGES // 10)
+    await asyncio.gather(*(store.update(lambda tx, start=start: create_some(tx, start)) for start in starts))
     assert len(store.view.services) == 2 * MAX_CHANGES
     assert cluster.commit_count - commits == 2
 
@@ -104,12 +109,12 @@ async def test_changes_of_one_object_are_merged(store: Store, cluster: MemoryClu
 
 async def test_a_function_is_never_split(store: Store, cluster: MemoryCluster) -> None:
     def create_many(tx: Transaction, prefix: str) -> None:
-        for i in range(60):
+        for i in range(MAX_CHANGES * 3 // 5):
             tx.create(Service(id=f"{prefix}{i}"))
 
     commits = cluster.commit_count
     await asyncio.gather(*(store.update(lambda tx, p=p: create_many(tx, p)) for p in "abc"))
-    assert len(store.view.services) == 180
+    assert len(store.view.services) == MAX_CHANGES * 3 // 5 * 3
     assert cluster.commit_count - commits == 3
 
 
@@ -120,7 +125,7 @@ async def test_a_function_beyond_the_limits_is_refused(store: Store, count: int,
             tx.create(Service(id=f"s{i}", spec_json=bytes(size)))
 
     small = asyncio.ensure_future(store.update(create("small")))
-    with pytest.raises(TransactionTooLarge, match=r"at most 100 objects and 1048576 bytes"):
+    with pytest.raises(TransactionTooLarge, match=r"at most 500 objects and 1048576 bytes"):
         await store.update(create_too_much)
     await small
     assert [service.id for service in store.view.services] == ["small"]
