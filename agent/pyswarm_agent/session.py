@@ -44,10 +44,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a manager may take: to connect and greet, between pings, and to answer one."""
+    """How long a manager may take: to connect and greet, between pings (None: no other than the heartbeats), and to answer one."""
 
     open_s: float = 5.0
-    ping_s: float = 2.0
+    ping_s: float | None = None
     pong_s: float | None = 2.0
     close_s: float = 1.0
 
@@ -204,11 +204,17 @@ class SessionDialer:
             await self._handler.handle(message)
 
     async def _beat(self, socket: websocket_client.ClientConnection) -> None:
-        beat = wire.encode(wire.Heartbeat())
+        """Ping once a period: our sign of life to the manager; the answer is the manager's to us."""
         while True:
             self._period_changed.clear()
-            await socket.send(beat)
-            await wait_first(self._clock.sleep(self._period_s), self._period_changed.wait())
+            pausing = asyncio.ensure_future(wait_first(self._clock.sleep(self._period_s), self._period_changed.wait()))
+            try:
+                answered = await socket.ping()
+                async with asyncio.timeout(self._patience.pong_s):
+                    await answered
+                await pausing
+            finally:
+                pausing.cancel()
 
     def describe(self, description: NodeDescription) -> None:
         """Tell the manager that the node's description has changed, if there is a session: the next one begins with it."""

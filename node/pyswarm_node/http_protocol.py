@@ -4,6 +4,7 @@
   `101 UPGRADED` (a `200 OK` for clients that did not ask for an upgrade) both sides send raw bytes, and the client may close
   its half while output still flows.
 * `peer_certificate(scope)`: the client's TLS certificate, for http and websocket scopes alike.
+* `follow_pings(scope, on_ping)`: be told of each ping of a WebSocket; it costs far less than a message.
 
 Plain uvicorn answers `101` wrongly: its parser stops at the headers of an upgrade request, and ASGI's messages know no raw
 connection. Here, on an upgrade to `tcp`, the request's body (the first `Content-Length` raw bytes) reaches the application as
@@ -180,13 +181,20 @@ class EngineHTTPProtocol(HttpToolsProtocol):
 
 
 class PeerWebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol whose scope knows its peer's certificate."""
+    """uvicorn's WebSocket protocol whose scope knows its peer's certificate, and whose pings can be followed."""
 
     async def run_asgi(self) -> None:
         """Give the scope its extension, then run the application."""
         extension: dict[object, object] = {"peer_certificate": _certificate_of(self.transport)}
         self.scope.setdefault("extensions", {})[_EXTENSION] = extension
         await super().run_asgi()
+
+    def handle_ping(self) -> None:
+        """Answer, and tell who follows the pings."""
+        super().handle_ping()
+        on_ping = _extension(self.scope).get("on_ping")
+        if on_ping is not None:
+            on_ping()
 
 
 class HijackResponse(Response):
@@ -227,6 +235,11 @@ def peer_certificate(scope: Mapping[str, Any]) -> bytes | None:
     return certificate
 
 
+def follow_pings(scope: Mapping[str, Any], on_ping: Callable[[], None]) -> None:
+    """Call `on_ping` at each ping of this WebSocket's client from now on."""
+    _extension(scope)["on_ping"] = on_ping
+
+
 def server_config(app: Any, **options: Any) -> uvicorn.Config:
     """Return uvicorn's configuration for our servers; `options` go to `uvicorn.Config` (`uds=…`, `port=…`, `ssl_…`)."""
     settings: dict[str, Any] = {
@@ -237,6 +250,7 @@ def server_config(app: Any, **options: Any) -> uvicorn.Config:
         "log_config": None,
         "lifespan": "off",
         "timeout_graceful_shutdown": _GRACEFUL_SHUTDOWN_S,
+        "ws_per_message_deflate": False,  # agents do not ask for it, and it would cost memory in every session
     }
     return uvicorn.Config(app, **{**settings, **options})
 

@@ -5,7 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from pyswarm_common.errors import PyswarmError
+from pyswarm_common.errors import InvalidArgument, PyswarmError
+from pyswarm_common.generic_resources import parse_generic_resources
+from pyswarm_common.specs import GenericResource
 from pyswarm_node.config import DEFAULT_DATA_DIR, DEFAULT_RUNTIME_DIR, ENGINE_VERSION, DaemonConfig
 
 UNUSED_EXTRAS = ("rich", "pygments")
@@ -40,6 +42,13 @@ def parse_arguments(arguments: list[str]) -> tuple[DaemonConfig, str]:
         metavar="IP|INTERFACE",
         help="the node's new address, if it changed since it joined and cannot be found out; init and join have their own option",
     )
+    parser.add_argument(
+        "--generic-resource",
+        action="append",
+        default=[],
+        metavar="KIND=NAME|KIND=NUMBER",
+        help="what this machine has for services to reserve, such as gpu=uuid1 or ssd=4; may be given several times",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--version", action="version", version=f"pyswarmd {ENGINE_VERSION}")
     parsed = parser.parse_args(arguments)
@@ -49,8 +58,16 @@ def parse_arguments(arguments: list[str]) -> tuple[DaemonConfig, str]:
         insecure_registries=tuple(parsed.insecure_registry),
         hostname=parsed.hostname,
         advertise_address=parsed.advertise_addr,
+        generic_resources=_generic_resources(parser, parsed.generic_resource),
     )
     return config, parsed.log_level
+
+
+def _generic_resources(parser: argparse.ArgumentParser, declarations: list[str]) -> tuple[GenericResource, ...]:
+    try:
+        return parse_generic_resources(declarations)
+    except InvalidArgument as error:
+        parser.error(error.message)
 
 
 def refuse_unused_extras() -> None:

@@ -62,7 +62,8 @@ from pyswarm_node.certificate_keeper import CertificateKeeper
 from pyswarm_node.entering import ManagerDirectory
 from pyswarm_node.etcd_roots import EtcdRoots
 from pyswarm_node.forcing import forsake, run_alone, wait_leading
-from pyswarm_node.http_protocol import peer_certificate
+from pyswarm_node.garbage import garbage_collected_rarely
+from pyswarm_node.http_protocol import follow_pings, peer_certificate
 from pyswarm_node.key_locker import KeyLocker
 from pyswarm_node.membership import Membership, MembershipStore
 from pyswarm_node.node_tls import NodePortTLS
@@ -109,7 +110,8 @@ class ManagerRunner:
         """Run until cancelled. Raises PyswarmError when etcd cannot be started, or the cluster does not want this manager."""
         data_dir = self._files.etcd_dir
         try:
-            await contained(self._run())
+            with garbage_collected_rarely():
+                await contained(self._run())
         except* MemberRemoved:
             set_data_aside(data_dir, "removed")
             raise
@@ -233,6 +235,7 @@ class ManagerRunner:
             forward=leader_requests.forward,
             health=peer_health.own,
             engine=partial(EnginePort, self._services_now),
+            follow_pings=follow_pings,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(member.wait_failed())

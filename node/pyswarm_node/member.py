@@ -69,7 +69,10 @@ class ClusterMember:
         self._local = local
         self._clock = clock
         self._description = describe_node(
-            hostname=config.hostname, engine_version=ENGINE_VERSION, data_path_address=membership.data_path_address
+            hostname=config.hostname,
+            engine_version=ENGINE_VERSION,
+            data_path_address=membership.data_path_address,
+            generic_resources=config.generic_resources,
         )
         self._listener = listener
         self._new = new

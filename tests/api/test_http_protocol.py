@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from pyswarm_common import pki
 from pyswarm_common.engine_api.responses import JSONResponse, error_response, read_json
 from pyswarm_common.errors import NotFound
-from pyswarm_node.http_protocol import HijackedConnection, HijackResponse, peer_certificate
+from pyswarm_node.http_protocol import HijackedConnection, HijackResponse, follow_pings, peer_certificate
 from pyswarm_node.serving import bind_tcp, bind_unix
 
 Scenario = Callable[[], Awaitable[None]]
@@ -91,6 +91,21 @@ async def show_certificate_by_websocket(socket: WebSocket) -> None:
     await socket.close()
 
 
+async def tell_pings(socket: WebSocket) -> None:
+    """Say after each message how many pings came before it."""
+    count = 0
+
+    def on_ping() -> None:
+        nonlocal count
+        count += 1
+
+    follow_pings(socket.scope, on_ping)
+    await socket.accept()
+    while True:
+        await socket.receive_text()
+        await socket.send_text(str(count))
+
+
 APP = Starlette(
     routes=[
         Route("/attach", attach, methods=["POST"]),
@@ -98,6 +113,7 @@ APP = Starlette(
         Route("/refuse", refuse, methods=["POST"]),
         Route("/certificate", show_certificate),
         WebSocketRoute("/socket", show_certificate_by_websocket),
+        WebSocketRoute("/pings", tell_pings),
     ]
 )
 
@@ -298,5 +314,18 @@ def test_client_certificates_reach_http_and_websocket_routes(
                 assert await socket.recv() == (node_id or "none")
                 await socket.send("ping")
                 assert await socket.recv() == "ping"
+
+    run(scenario)
+
+
+def test_pings_are_answered_and_told_to_who_follows_them(run: Callable[[Scenario], None]) -> None:
+    async def scenario() -> None:
+        listener = bind_tcp("127.0.0.1:0")
+        listener.listen()
+        async with served(APP, listener), connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/pings", proxy=None) as socket:
+            for count in range(3):
+                await socket.send("how many?")
+                assert await socket.recv() == str(count)
+                await (await socket.ping())
 
     run(scenario)

@@ -5,7 +5,7 @@ gets one message, with the views of the same moment: a task's removal and its le
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -16,7 +16,8 @@ from pyswarm_common.clock import Clock
 from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import AnyObject, Cluster, Network, Node, NodeDescription, NodeStatus, Service, Task, TaskStatus
-from pyswarm_common.task_states import Writer, may_write
+from pyswarm_common.state_times import with_state_time
+from pyswarm_common.task_states import TaskState, Writer, may_write
 from pyswarm_manager.ca.authority import manager_addresses
 from pyswarm_manager.ca.rotation.decide import etcd_restart_turn
 from pyswarm_manager.dispatcher.assignments import next_assignments
@@ -29,8 +30,12 @@ from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.transaction import Transaction
 
 GATHER_S = 0.02
-STATUSES_PER_UPDATE = 80
-NODES_PER_UPDATE = 80
+REST_PER_MESSAGE_S = 0.0002
+REST_PER_VIEW_BYTE_S = 1e-8
+"""How much longer than that for each message of the last time and what it carries of views. Sending takes the event loop about half
+of it: where each change concerns a thousand nodes, sending must not take all the time that there is, but join more changes."""
+STATUSES_PER_UPDATE = 400
+NODES_PER_UPDATE = 400
 
 T = TypeVar("T")
 Probe: TypeAlias = Callable[[str, float], Awaitable[bool]]
@@ -49,9 +54,11 @@ class Dispatcher:
         self._sessions = Sessions()
         self._views = NetworkViews()
         self._liveness: Liveness | None = None
-        self._touched: set[str] = set()
+        self._touched: dict[str, set[str]] = {}
+        """Tasks whose assignments may have changed, by node."""
         self._states_changed = False
         self._etcd_turn = ""
+        self._rest_until_s = 0.0
 
     async def run(self) -> None:
         """Serve sessions while this manager leads; ending ends them all, and agents dial again."""
@@ -72,10 +79,11 @@ class Dispatcher:
                     while True:
                         for change in await anext(subscription):
                             self._note(change.before, change.after)
-                        await self._clock.sleep(GATHER_S)
+                        await self._clock.sleep(max(GATHER_S, self._rest_until_s - self._clock.monotonic_s()))
                         for change in subscription.take():
                             self._note(change.before, change.after)
-                        self._flush()
+                        rest_s = self._flush()
+                        self._rest_until_s = self._clock.monotonic_s() + rest_s
         finally:
             self._liveness = None
             self._sessions.end_all("this manager does not lead any more", self._store.leader_address)
@@ -126,6 +134,11 @@ class Dispatcher:
     def close_session(self, session: Session) -> None:
         """The connection has ended. The node stays ready until its heartbeats are missed: it may just be dialling again."""
         self._sessions.close(session)
+
+    def heard(self, session: Session) -> None:
+        """The node gave a sign of life: it pings once a heartbeat period."""
+        if self._liveness is not None and self._sessions.get(session.node_id) is session:
+            self._liveness.heard(session.node_id, self._clock.monotonic_s())
 
     async def handle(self, session: Session, message: wire.AgentMessage) -> None:
         """Take in one message of an agent."""
@@ -181,7 +194,7 @@ class Dispatcher:
         match after or before:
             case Task():
                 self._views.note_task(_as(Task, before), _as(Task, after))
-                self._touched.update(t.node_id for t in (before, after) if isinstance(t, Task) and t.node_id)
+                self._note_assignment(_as(Task, before), _as(Task, after))
             case Service():
                 self._views.note_service(_as(Service, before), _as(Service, after))
             case Network():
@@ -197,9 +210,17 @@ class Dispatcher:
                     if session is not None:
                         session.end("the node was removed from the cluster")
 
-    def _flush(self) -> None:
+    def _note_assignment(self, before: Task | None, after: Task | None) -> None:
+        if before is not None and after is not None and _is_told_alike(before, after):
+            return
+        for task in (before, after):
+            if task is not None and task.node_id:
+                self._touched.setdefault(task.node_id, set()).add(task.id)
+
+    def _flush(self) -> float:
+        """Send what the changes mean; returns how long nothing more should be sent, in seconds."""
         changed = self._views.refresh(self._store.view, self._store.version_base + self._store.revision)
-        touched, self._touched = self._touched, set()
+        touched, self._touched = self._touched, {}
         if self._states_changed:
             self._states_changed = False
             self._adopt_period()
@@ -207,9 +228,11 @@ class Dispatcher:
             managers = manager_addresses(self._store.view)
             for session in self._sessions:
                 self._tell_state(session, managers)
-        for session in self._sessions:
-            if session.node_id in touched or not changed.isdisjoint(session.sent.views):
-                self._bring_up_to_date(session)
+        concerned = [s for node_id in touched if (s := self._sessions.get(node_id)) is not None]
+        if changed:
+            concerned += [s for s in self._sessions if s.node_id not in touched and not changed.isdisjoint(s.sent.views)]
+        view_bytes = sum(self._bring_up_to_date(session, sorted(touched.get(session.node_id, ()))) for session in concerned)
+        return len(concerned) * REST_PER_MESSAGE_S + view_bytes * REST_PER_VIEW_BYTE_S
 
     def _adopt_period(self) -> None:
         period_s = self._heartbeat_period_s
@@ -229,21 +252,34 @@ class Dispatcher:
             session.state = state
             session.send(state)
 
-    def _bring_up_to_date(self, session: Session) -> None:
+    def _bring_up_to_date(self, session: Session, touched: Collection[str] | None = None) -> int:
+        """Send what the node does not have yet; returns how many bytes of views are in it."""
         message, session.sent = next_assignments(
             self._store.view,
             session.node_id,
             session.sent,
             self._views.published,
             is_complete=not session.has_complete_set,
+            touched=touched,
         )
         session.has_complete_set = True
-        if message is not None:
-            session.send(message)
+        if message is None:
+            return 0
+        session.send(message)
+        return sum(memoryview(raw).nbytes for raw in (*message.views, *message.view_deltas))
 
 
 def _as(type_: type[T], item: object) -> T | None:
     return item if isinstance(item, type_) else None
+
+
+def _is_told_alike(before: Task, after: Task) -> bool:
+    """Whether only the observed state moved, and not to where the agent is told anything else."""
+    stands = [(t.status.state < TaskState.ASSIGNED, t.is_terminal) for t in (before, after)]
+    observed = msgspec.structs.replace(
+        before, status=after.status, state_times=after.state_times, updated_at_ns=after.updated_at_ns
+    )
+    return stands[0] == stands[1] and observed == after
 
 
 def _mark_ready(tx: Transaction, node_id: str, description: NodeDescription) -> None:
@@ -251,7 +287,8 @@ def _mark_ready(tx: Transaction, node_id: str, description: NodeDescription) -> 
     if node is None:
         raise NotFound(f"node {node_id} is not part of the cluster any more")
     address = description.address or node.status.address or description.data_path_address
-    status = NodeStatus(state="ready", address=address)
+    since_ns = node.status.since_ns if node.status.state == "ready" else tx.now_ns
+    status = NodeStatus(state="ready", address=address, since_ns=since_ns)
     if node.status != status or node.description != description:
         tx.update(msgspec.structs.replace(node, status=status, description=description))
 
@@ -260,7 +297,7 @@ def _mark_down(tx: Transaction, node_ids: list[str]) -> None:
     for node_id in node_ids:
         node = tx.nodes.get(node_id)
         if node is not None and node.status.state != "down":
-            status = NodeStatus(state="down", message="heartbeat failure", address=node.status.address)
+            status = NodeStatus(state="down", message="heartbeat failure", address=node.status.address, since_ns=tx.now_ns)
             tx.update(msgspec.structs.replace(node, status=status))
 
 
@@ -268,7 +305,16 @@ def _write_statuses(tx: Transaction, node_id: str, updates: Iterable[wire.TaskSt
     for update in updates:
         task = tx.tasks.get(update.task_id)
         if task is not None and task.node_id == node_id and _is_news(task.status, update.status):
-            tx.update(msgspec.structs.replace(task, status=update.status))
+            status = _as_rejection(task.rejection, update.status) if task.rejection else update.status
+            times = with_state_time(task.state_times, status.state, status.at_ns)
+            tx.update(msgspec.structs.replace(task, status=status, state_times=times))
+
+
+def _as_rejection(reason: str, reported: TaskStatus) -> TaskStatus:
+    """A task that was stopped because its node may keep it no longer is rejected; one that ended by itself before that is not."""
+    if reported.state is not TaskState.SHUTDOWN:
+        return reported
+    return msgspec.structs.replace(reported, state=TaskState.REJECTED, message="task rejected by constraint enforcer", error=reason)
 
 
 def _is_news(before: TaskStatus, after: TaskStatus) -> bool:

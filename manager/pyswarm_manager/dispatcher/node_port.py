@@ -13,6 +13,7 @@ GET  /managers/health   how this manager is
 The others demand a certificate of a node that the store has, `/managers/…` and `/engine/…` of one that the store says is a manager.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -64,6 +65,9 @@ Forward: TypeAlias = Callable[[Request, dict[str, str]], Awaitable[Response]]
 """Passes a request on to the leader, with these headers added, and returns its answer."""
 
 
+FollowPings: TypeAlias = Callable[[Mapping[str, Any], Callable[[], None]], None]
+"""Has a function called at each ping of a WebSocket, given its ASGI scope."""
+
 EngineOf: TypeAlias = Callable[[Callable[[HTTPConnection], object]], ASGIApp]
 """Makes the Engine API for other managers (`forwarding.engine_port`), given what raises PermissionDenied for all other callers."""
 
@@ -87,6 +91,7 @@ class NodePort:
         forward: Forward,
         health: Callable[[], wire.ManagerHealth],
         engine: EngineOf,
+        follow_pings: FollowPings,
     ) -> None:
         self._store = store
         self._authority = authority
@@ -96,6 +101,9 @@ class NodePort:
         self._peer_certificate = peer_certificate
         self._forward = forward
         self._health = health
+        self._follow_pings = follow_pings
+        self._turn_of_large_messages = asyncio.Lock()
+        """One of them in each round of the event loop: a thousand, of a megabyte each, would hold it up for seconds."""
         self.app = Starlette(
             routes=[
                 Route(wire.CA_PATH, self._ca, methods=["GET"]),
@@ -207,6 +215,7 @@ class NodePort:
             return
         except WebSocketDisconnect:
             return
+        self._follow_pings(socket.scope, lambda: self._dispatcher.heard(session))
         try:
             await self._converse(socket, session)
         finally:
@@ -214,7 +223,7 @@ class NodePort:
 
     async def _converse(self, socket: WebSocket, session: Session) -> None:
         """Carry both directions; whichever ends first ends the other."""
-        await wait_first(self._receive(socket, session), _send(socket, session))
+        await wait_first(self._receive(socket, session), self._send(socket, session))
         await _close(socket)
 
     async def _receive(self, socket: WebSocket, session: Session) -> None:
@@ -225,6 +234,14 @@ class NodePort:
             return
         except (PyswarmError, msgspec.DecodeError) as error:
             _log.warning("session.broken", node=session.node_id, reason=str(error))
+
+    async def _send(self, socket: WebSocket, session: Session) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while (message := await session.outgoing.get()) is not None:
+                if isinstance(message, wire.Assignments) and (message.views or message.view_deltas):
+                    async with self._turn_of_large_messages:
+                        await asyncio.sleep(0)
+                await socket.send_bytes(wire.encode(message))
 
     async def _stream(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -259,12 +276,6 @@ async def _publish(socket: WebSocket, publisher: LogPublisher) -> None:
     with contextlib.suppress(WebSocketDisconnect, msgspec.DecodeError):
         while await publisher.publish(msgspec.msgpack.decode(await socket.receive_bytes(), type=wire.LogLine)):
             pass
-
-
-async def _send(socket: WebSocket, session: Session) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        while (message := await session.outgoing.get()) is not None:
-            await socket.send_bytes(wire.encode(message))
 
 
 async def _refuse(socket: WebSocket, reason: str, leader_address: str = "") -> None:
