@@ -1,10 +1,12 @@
 """Placement constraints: parsing `node.labels.zone==north` and the like, and matching nodes. Pure.
 
 Keys: node.id, node.hostname, node.ip, node.role, node.platform.os, node.platform.arch, node.labels.NAME, engine.labels.NAME.
-Operators: == and !=. Values compare without regard to case, as in Swarm (SwarmKit `manager/constraint`); other than Swarm, a
-key that does not exist is refused instead of matching no node for ever.
+Operators: == and !=. Values compare without regard to case, as in Swarm (SwarmKit `manager/constraint`). The value of node.ip is
+an address or a network such as 10.1.0.0/16, of IPv4 or IPv6. Other than Swarm, a key that does not exist and a node.ip that is no
+address are refused instead of matching no node for ever.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,10 +30,26 @@ class Constraint:
     key: str
     is_equal: bool
     value: str
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    """Of node.ip: the network that the value names."""
 
     def matches(self, node: Node) -> bool:
         """Whether the node satisfies it. A label that a node does not have equals no value."""
-        return (self.value in _values(self.key, node)) == self.is_equal
+        return self.is_met_by(attribute_of(node, self.key))
+
+    def is_met_by(self, attribute: str | None) -> bool:
+        """Whether a node satisfies it that has this attribute (as `attribute_of` returns it) under its key."""
+        return self.equals(attribute) == self.is_equal
+
+    def equals(self, attribute: str | None) -> bool:
+        """Whether the attribute is the value, or an address of the network, whatever the operator."""
+        if self.network is None or attribute is None:
+            return attribute == self.value
+        address = _parse_address(attribute)
+        return address is not None and address in self.network
+
+    def __str__(self) -> str:
+        return f"{self.key}{'==' if self.is_equal else '!='}{self.value}"
 
 
 def parse_constraints(expressions: Iterable[str]) -> tuple[Constraint, ...]:
@@ -47,9 +65,19 @@ def _parse(expression: str) -> Constraint:
     if not _VALUE.fullmatch(value):
         raise InvalidArgument(f"invalid placement constraint {expression!r}: value '{value}' is invalid")
     value = value.lower()
-    if key.lower() == "node.platform.arch":
+    key = _normal_key(key, expression)
+    if key == "node.platform.arch":
         value = normal_architecture(value)
-    return Constraint(_normal_key(key, expression), operator == "==", value)
+    if key != "node.ip":
+        return Constraint(key, operator == "==", value)
+    if "/" not in value and (address := _parse_address(value)) is not None:
+        return Constraint(key, operator == "==", str(address))
+    try:
+        return Constraint(key, operator == "==", value, ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise InvalidArgument(
+            f"invalid placement constraint {expression!r}: '{value}' is neither an IP address nor a network such as 10.1.0.0/16"
+        ) from None
 
 
 def _split(expression: str) -> tuple[str, str, str]:
@@ -71,25 +99,40 @@ def _normal_key(key: str, expression: str) -> str:
     raise InvalidArgument(f"invalid placement constraint {expression!r}: there is no key '{key}', only {known}")
 
 
-def _values(key: str, node: Node) -> tuple[str, ...]:
-    """What the node has under this key, in lower case."""
+def attribute_of(node: Node, key: str) -> str | None:
+    """Return what the node has under a constraint's key, in lower case; None when it has no such label, or no address."""
     if key.startswith((NODE_LABELS, ENGINE_LABELS)):
         label = label_of(node, key)
-        return () if label is None else (label.lower(),)
+        return None if label is None else label.lower()
     description = node.description
     match key:
         case "node.id":
-            return (node.id.lower(),)
+            return node.id.lower()
         case "node.hostname":
-            return (description.hostname.lower(),)
+            return description.hostname.lower()
         case "node.ip":
-            return (node.status.address.partition(":")[0],)
+            address = _parse_address(node.status.address)
+            return None if address is None else str(address)
         case "node.role":
-            return (node.role.lower(),)
+            return node.role.lower()
         case "node.platform.os":
-            return (description.os.lower(),)
+            return description.os.lower()
         case _:
-            return (normal_architecture(description.architecture),)
+            return normal_architecture(description.architecture)
+
+
+@lru_cache(maxsize=4096)
+def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, also one with a port; an IPv4 address in IPv6's clothes is an IPv4 address."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def label_of(node: Node, key: str) -> str | None:

@@ -1,134 +1,158 @@
 """Which node each pending task gets. Pure.
 
-Tasks are grouped by service and task spec; each group filters the nodes once, builds its preference tree and takes nodes from
-it. Only the filters that depend on load are asked again after each placement. Who finds no node learns which filters refused
-how many.
+Identical tasks are a group (one service, one task spec). A decision takes the groups in the order of their oldest task: first
+those whose tasks have their node already and are only to be confirmed, for they have no choice; then the others. Tasks that find
+no node learn which filters refused how many; that is said last, of the nodes as they are then, so that a second decision has
+nothing to add.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 
 from pyswarm_common.objects import Task, TaskStatus
+from pyswarm_common.specs import SECOND_NS
+from pyswarm_common.state_times import packed_state_time
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.decisions import DEFAULT_LIMIT, Decisions, Draft
-from pyswarm_manager.scheduler.filters import FILTERS, Filter
-from pyswarm_manager.scheduler.placement import NodeInfo, TaskGroup, build_tree, node_infos
+from pyswarm_manager.scheduler.cluster_load import ClusterLoad
+from pyswarm_manager.scheduler.dependencies import why_held
+from pyswarm_manager.scheduler.groups import GroupMaker, with_gifts
+from pyswarm_manager.scheduler.pending import PendingGroup
+from pyswarm_manager.scheduler.placing import Placed, Placing
+from pyswarm_manager.scheduler.task_group import TaskGroup
 from pyswarm_manager.store.tables import View
 
 PENDING_TASKS = ""
-"""The one key of the scheduler's decisions."""
+"""The key that stands for all pending tasks; other keys are the ids of services."""
 WAITING = "pending task scheduling"
 ASSIGNED = "scheduler assigned task to node"
 CONFIRMED = "scheduler confirmed task can run on preassigned node"
+REASON_REFRESH_NS = 30 * SECOND_NS
+"""How long a reason stays when nothing but its numbers has changed: in a busy cluster they change all the time."""
+MAXIMUM_LOOKS = 50_000
+"""Looks at nodes in vain after which a decision about some keys leaves the rest for the next one (some 20 ms)."""
 
 
-def decide(view: View, now_ns: int, limit: int | None = DEFAULT_LIMIT) -> Decisions:
-    """Return the pending tasks with their nodes, or with the reason why they have none."""
-    draft = Draft(view, limit)
-    groups, preassigned = _group(view)
-    if groups or preassigned:
-        nodes = node_infos(view, {group.service_id for group in (*groups, *preassigned)})
-        scheduling = _Scheduling(draft, nodes, now_ns)
-        # Preassigned tasks first: they have no choice.
-        if not all(scheduling.confirm(group) for group in preassigned) or not all(scheduling.place(group) for group in groups):
-            draft.postpone([PENDING_TASKS])
-    return draft.finish()
+def decide(view: View, now_ns: int, limit: int | None = DEFAULT_LIMIT, keys: Iterable[str] | None = None) -> Decisions:
+    """Return the pending tasks with their nodes, or with the reason why they have none.
 
-
-def _group(view: View) -> tuple[list[TaskGroup], list[TaskGroup]]:
-    """The tasks to place and, in groups of their own, those that have their node already; both in the order of their age."""
-    free: dict[tuple[str, str], TaskGroup] = {}
-    preassigned: dict[tuple[str, str], TaskGroup] = {}
-    pending = [t for t in view.tasks.unplaced(TaskState.PENDING) if t.desired_state <= TaskState.RUNNING]
-    pending.sort(key=lambda t: (t.created_at_ns, t.service_id, t.slot, t.id))
-    for task in pending:
-        groups = preassigned if task.node_id else free
-        key = (task.service_id, task.task_spec_id)
-        group = groups.get(key)
-        if group is None:
-            spec = view.task_specs.get(task.task_spec_id)
-            if spec is None:
-                continue
-            group = groups[key] = TaskGroup(task.service_id, spec.template)
-        group.tasks.append(task)
-    return list(free.values()), list(preassigned.values())
+    `keys` are ids of services, or PENDING_TASKS for all. Without keys a decision is about all tasks and goes through all of them,
+    however long that takes.
+    """
+    wanted = None if keys is None else list(keys)
+    scheduling = _Scheduling(view, now_ns, limit, None if wanted is None else MAXIMUM_LOOKS)
+    scheduling.run(None if wanted is None or PENDING_TASKS in wanted else wanted)
+    return scheduling.draft.finish()
 
 
 class _Scheduling:
-    """One decide: the nodes as they fill up."""
+    """One decision."""
 
-    def __init__(self, draft: Draft, nodes: Sequence[NodeInfo], now_ns: int) -> None:
-        self._draft = draft
-        self._nodes = nodes
-        self._by_id = {info.node.id: info for info in nodes}
+    def __init__(self, view: View, now_ns: int, limit: int | None, maximum_looks: int | None) -> None:
+        self.draft = Draft(view, limit)
+        self._view = view
+        self._load = view.derived(ClusterLoad)
+        self._placing = Placing(self._load)
+        self._maker = GroupMaker(view, self._load, now_ns)
         self._now_ns = now_ns
+        self._maximum_looks = maximum_looks
         self._assigned = TaskStatus(state=TaskState.ASSIGNED, at_ns=now_ns, message=ASSIGNED)
+        self._confirmed = TaskStatus(state=TaskState.ASSIGNED, at_ns=now_ns, message=CONFIRMED)
+        self._state_time = packed_state_time(TaskState.ASSIGNED, now_ns)
+        self._refused: list[tuple[PendingGroup, TaskGroup, Iterable[str]]] = []
 
-    def place(self, group: TaskGroup) -> bool:
-        """Place a group's tasks; False when the limit left no room for some."""
-        if not self._draft.has_room():
-            return False
-        filters = [f for f in FILTERS if f.applies(group)]
-        refusals: Counter[Filter] = Counter()
-        suitable = [info for info in self._nodes if _is_suitable(filters, group, info, refusals)]
-        tree = build_tree(group, self._nodes, suitable)
-        again = [f for f in filters if f.depends_on_load]
-
-        def take(info: NodeInfo) -> bool:
-            group.put_on(info)
-            return not again or _is_suitable(again, group, info, refusals)
-
-        for position, task in enumerate(group.tasks):
-            if not self._draft.has_room():
-                return False
-            info = tree.place(take)
-            if info is None:
-                return self._explain(group.tasks[position:], explanation(refusals))
-            self._draft.update(msgspec.structs.replace(task, node_id=info.node.id, status=self._assigned))
-        return True
-
-    def confirm(self, group: TaskGroup) -> bool:
-        """Check that tasks can run on the nodes that they were given; False when the limit left no room for some."""
-        filters = [f for f in FILTERS if f.applies(group)]
-        status = msgspec.structs.replace(self._assigned, message=CONFIRMED)
-        for task in group.tasks:
-            if not self._draft.has_room():
-                return False
-            refusals: Counter[Filter] = Counter()
-            info = self._by_id.get(task.node_id)
-            if info is None:
-                self._explain([task], f"no suitable node (node {task.node_id} not found)")
+    def run(self, service_ids: Iterable[str] | None) -> None:
+        """Place, confirm, then explain."""
+        pending = self._load.pending.groups(service_ids)
+        held = why_held(self._view, (group.service_id for group in pending))
+        for place, group in enumerate(pending):
+            if not self.draft.has_room() or self._is_tired():
+                self.draft.postpone(group.service_id for group in pending[place:])
+                break
+            if group.service_id in held:
                 continue
-            group.remove_from(info)
-            if _is_suitable(filters, group, info, refusals):
-                self._draft.update(msgspec.structs.replace(task, status=status))
-                group.put_on(info)
+            made = self._maker.make(group.service_id, group.task_spec_id)
+            if made is not None:
+                (self._confirm if group.is_preassigned else self._place)(group, made)
+        if held:
+            self._hold(pending, held)
+        for group, made, task_ids in self._refused:
+            self._explain(group, made, task_ids)
+
+    def _is_tired(self) -> bool:
+        return self._maximum_looks is not None and self._placing.looks >= self._maximum_looks
+
+    def _place(self, pending: PendingGroup, group: TaskGroup) -> None:
+        room = self.draft.room
+        wanted = len(pending) if room is None else min(len(pending), room)
+        task_ids = pending.ids()
+        placed = self._placing.place(group, wanted)
+        for place, task_id in zip(placed, task_ids, strict=False):
+            task = self._view.tasks.must_get(task_id)
+            self._assign(task, self._assigned, group, place)
+        if len(placed) < wanted:
+            self._refused.append((pending, group, pending.ids(len(placed))))
+        elif len(placed) < len(pending):
+            self.draft.postpone([pending.service_id])
+
+    def _confirm(self, pending: PendingGroup, group: TaskGroup) -> None:
+        refused = []
+        for task_id in pending.ids():
+            if not self.draft.has_room():
+                self.draft.postpone([pending.service_id])
+                break
+            task = self._view.tasks.must_get(task_id)
+            place = self._placing.place_on(group, task.node_id)
+            if place is None:
+                refused.append(task_id)
             else:
-                self._explain([task], explanation(refusals))
-        return True
+                self._assign(task, self._confirmed, group, place)
+        if refused:
+            self._refused.append((pending, group, refused))
 
-    def _explain(self, tasks: Sequence[Task], error: str) -> bool:
-        for task in tasks:
-            if not self._draft.has_room():
-                return False
-            status = msgspec.structs.replace(task.status, message=WAITING, error=error)
-            self._draft.update(msgspec.structs.replace(task, status=status))
-        return True
+    def _assign(self, task: Task, status: TaskStatus, group: TaskGroup, place: Placed) -> None:
+        assigned = msgspec.structs.replace(
+            task, node_id=place.node_id, status=status, state_times=task.state_times + self._state_time
+        )
+        self.draft.update(with_gifts(assigned, place, group, self._load, self._now_ns))
 
+    def _explain(self, pending: PendingGroup, group: TaskGroup, task_ids: Iterable[str]) -> None:
+        summary = "" if pending.is_preassigned else self._placing.refusal(group)
+        for task_id in task_ids:
+            task = self._view.tasks.must_get(task_id)
+            if not self._note_why(task, summary or self._placing.refusal_on(group, [task.node_id])):
+                return
 
-def _is_suitable(filters: Sequence[Filter], group: TaskGroup, info: NodeInfo, refusals: Counter[Filter]) -> bool:
-    """Whether no filter refuses the node; counts the first that does."""
-    for one in filters:
-        if not one.check(group, info):
-            refusals[one] += 1
+    def _hold(self, pending: Iterable[PendingGroup], reasons: Mapping[str, str]) -> None:
+        """Note why the tasks of services that wait for others are not placed."""
+        for group in pending:
+            if group.service_id in reasons:
+                for task_id in group.ids():
+                    if not self._note_why(self._view.tasks.must_get(task_id), reasons[group.service_id]):
+                        break
+
+    def _note_why(self, task: Task, error: str) -> bool:
+        """Write into a task that has no node why; False when there is no room."""
+        if task.status.error == error and task.status.message == WAITING:
+            return True
+        if not self.draft.has_room():
+            self.draft.postpone([task.service_id])
             return False
-    return True
+        refresh_ns = task.updated_at_ns + REASON_REFRESH_NS
+        if self._now_ns < refresh_ns <= self._now_ns + REASON_REFRESH_NS and without_numbers(task.status.error) == without_numbers(
+            error
+        ):
+            self.draft.wake(task.service_id, refresh_ns)
+            return True
+        status = msgspec.structs.replace(task.status, message=WAITING, error=error)
+        self.draft.update(msgspec.structs.replace(task, status=status))
+        return True
 
 
-def explanation(refusals: Counter[Filter]) -> str:
-    """Return why there is no node, in Swarm's words: the filter that refused most nodes first."""
-    by_count = sorted(refusals.items(), key=lambda item: (-item[1], FILTERS.index(item[0])))
-    reasons = "; ".join(one.explain(count) for one, count in by_count)
-    return f"no suitable node ({reasons})" if reasons else "no suitable node"
+@lru_cache(maxsize=1024)
+def without_numbers(reason: str) -> frozenset[str]:
+    """Return the parts of a reason without their numbers of nodes, in no order: what is to be told at once when it changes."""
+    return frozenset(re.sub(r"\d+ nodes?", "", reason.removesuffix(")").rpartition("no suitable node (")[2]).split("; "))
