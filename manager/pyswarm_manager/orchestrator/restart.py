@@ -9,11 +9,13 @@ count only while they lie within the window, on either side of now.
 """
 
 from pyswarm_common.objects import Node, Task
-from pyswarm_common.specs import DEFAULT_RESTART_DELAY_NS, SECOND_NS, RestartPolicy
+from pyswarm_common.specs import DEFAULT_RESTART_DELAY_NS, SECOND_NS, RestartPolicy, TaskTemplate
 from pyswarm_common.task_states import TaskState
 
 STOP_WAIT_NS = 60 * SECOND_NS
 """How long a successor waits at most for its predecessor to stop."""
+_STOP_MARGIN_NS = 10 * SECOND_NS
+"""How long stopping may take beyond the grace period."""
 CLOCK_TOLERANCE_NS = SECOND_NS
 """Clocks of managers may differ by so much without any effect."""
 _DEFAULT_POLICY = RestartPolicy()
@@ -63,6 +65,13 @@ def restarts_of_successor(policy: RestartPolicy | None, task: Task, now_ns: int,
 def is_stopping(task: Task) -> bool:
     """Whether the task was told to stop and may still run."""
     return task.desired_state > TaskState.RUNNING and TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+
+
+def stop_wait_ns(template: TaskTemplate | None) -> int:
+    """Return how long a successor waits at most for such a task to stop: a minute, or what its grace period asks for."""
+    container = template.container_spec if template else None
+    grace_ns = container.stop_grace_period if container else None
+    return max(STOP_WAIT_NS, (grace_ns or 0) + _STOP_MARGIN_NS)
 
 
 def _counted(rules: RestartPolicy, restarted_at_ns: tuple[int, ...], now_ns: int) -> tuple[int, ...]:

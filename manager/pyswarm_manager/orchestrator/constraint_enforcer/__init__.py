@@ -1,0 +1,1 @@
+"""The constraint enforcer: ends tasks whose nodes may keep them no longer."""
