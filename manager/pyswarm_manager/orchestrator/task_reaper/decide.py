@@ -2,9 +2,9 @@
 
 * A task that was marked for removal, or whose service is gone, once it has ended: it is terminal, never reached a node, or
   its node is removed or down (a node that comes back gets its complete set of tasks and clears away what is not in it).
-* Of each slot, what exceeds the cluster's task history limit, oldest first; as in Swarm the limit counts the slot's present
-  task too. The newest task of a slot always stays: when it has ended for good, it is the orchestrator's mark that it needs no
-  successor.
+* Of each slot (of global services: of each node), what exceeds the cluster's task history limit, oldest first; as in Swarm the
+  limit counts the slot's present task too. The newest task of a slot always stays: when it has ended for good, it is the
+  orchestrator's mark that it needs no successor. Of jobs: see `job_history.py`.
 
 A negative limit keeps all history.
 """
@@ -14,8 +14,9 @@ from collections.abc import Iterable
 
 from pyswarm_common.objects import Task
 from pyswarm_common.task_states import TaskState
-from pyswarm_manager.decisions import DEFAULT_LIMIT, Decisions, Draft, age_key
+from pyswarm_manager.decisions import DEFAULT_LIMIT, Decisions, Draft, succession_key
 from pyswarm_manager.orchestrator.restart import is_node_gone
+from pyswarm_manager.orchestrator.task_reaper.job_history import beyond_job_history
 from pyswarm_manager.store.tables import View
 
 
@@ -39,10 +40,14 @@ def decide(view: View, now_ns: int, limit: int | None = DEFAULT_LIMIT, *, servic
 
 
 def _deletable(view: View, service_id: str) -> list[Task]:
-    tasks = sorted(view.tasks.of_service(service_id), key=age_key)
+    tasks = sorted(view.tasks.of_service(service_id), key=succession_key)
     if service_id not in view.services:
         return [task for task in tasks if _has_ended(view, task)]
     removed = [task for task in tasks if task.desired_state is TaskState.REMOVE and _has_ended(view, task)]
+    service = view.services.must_get(service_id)
+    if service.spec.is_job:
+        kept = view.cluster.task_history_limit
+        return removed + beyond_job_history(service, tasks, kept, has_ended=lambda task: _has_ended(view, task))
     return removed + _beyond_history(view, tasks)
 
 
@@ -51,10 +56,10 @@ def _beyond_history(view: View, tasks: list[Task]) -> list[Task]:
     kept = view.cluster.task_history_limit
     if kept < 0:
         return []
-    slots: dict[int, list[Task]] = {}
+    slots: dict[int | str, list[Task]] = {}
     for task in tasks:
         if task.desired_state is not TaskState.REMOVE:
-            slots.setdefault(task.slot, []).append(task)
+            slots.setdefault(task.slot or task.node_id, []).append(task)
     beyond: list[Task] = []
     for members in slots.values():
         if (excess := len(members) - max(kept, 1)) > 0:

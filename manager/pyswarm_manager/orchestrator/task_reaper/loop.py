@@ -23,11 +23,11 @@ class TaskReaper(ControlLoop):
         return sorted({task.service_id for task in view.tasks if task.service_id})
 
     def keys_of(self, change: Change, view: View) -> Iterable[str]:
-        """A deleted service; the service of a task that ended; those with tasks on a lost node; all when settings changed."""
+        """A deleted service or a job; that of a task that ended; those with tasks on a lost node; all when settings changed."""
         match change.item:
             case Cluster():
                 return self.all_keys(view)
-            case Service() as service if change.after is None:
+            case Service() as service if change.after is None or service.spec.is_job:
                 return (service.id,)
             case Task() as task if task.service_id and change.after is not None and _may_be_deleted(task):
                 return (task.service_id,)

@@ -1,0 +1,1 @@
+"""The schedule keeper: starts a new iteration of a job whenever its schedule says so."""
