@@ -1,10 +1,20 @@
 """A small language for clusters and decisions, for the text tables of the loops' tests.
 
     cluster history=5 pool=10.0.0.0/8
-    node n1 down drain pause cpus=2 memory=1000 label.zone=a role=manager host=alpha
+    node n1 down drain pause since=40 created=5 cpus=2 memory=1000 label.zone=a role=manager host=alpha
     network app pending driver=overlay subnet=10.0.1.0/24 vni=4096
     service web replicas=3 networks=app generation=2 condition=any delay=5 attempts=2 window=60 memory=.. constraint=..
-    task a web.1 n1 running desired=shutdown generation=1 created=3 start=105 restarted=90,95 address=app:10.0.1.3
+    service new generation=2 constraint=node.labels.zone==b oldconstraint=node.labels.zone==a
+    service web label.pyswarm.depends_on=db,cache parallelism=2 update_delay=5 state=updating
+    service web generation=2 oldreplicas=2 unforced order=start-first action=rollback monitor=5 ratio=0.5 rollback.parallelism=2
+    service web generation=2 state=updating started=80 units=3 renewed=90 mount=volume
+    task b web n1 running rejection=why   (of a global service)
+    task a web.1 n1 running must_move desired=shutdown generation=1 created=3 updated=9 start=105 restarted=90,95
+    task b web.1 n1 running address=app:10.0.1.3
+    node n1 ip=10.1.0.2 pids=100 generic=gpu:a,gpu:b,ssd:4 engine.storage=zfs
+    service web pids=5 generic=gpu:1,ssd:2 ports=80,53/udp (host mode) label.pyswarm.placement.strategy=binpack
+    task a web.1 n1 running ports=80 generic=gpu:a failures=x:n1:90   (what it holds, what it remembers: task, node, time)
+    task c web.1 n1 failed generation=2 cause=b began=90 at=95 earlier=ran   (when it began to run, and when it failed)
 
 Words are bare flags or key=value. Times are seconds; it is 100 now unless `now` says otherwise. Tasks are created at 1, 2, 3 … as
 listed. Decisions are printed one per line.
@@ -15,7 +25,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from loop_rendering import render as render  # as a part of the language
 
+from pyswarm_common.generic_resources import parse_generic_resources
 from pyswarm_common.objects import (
     AnyObject,
     Cluster,
@@ -27,13 +39,15 @@ from pyswarm_common.objects import (
     NodeStatus,
     Service,
     Task,
+    TaskFailure,
     TaskSpec,
     TaskStatus,
+    UpdateStatus,
     VirtualIP,
 )
-from pyswarm_common.specs import SECOND_NS, NodeSpec
+from pyswarm_common.specs import SECOND_NS, NodeSpec, PortConfig
+from pyswarm_common.state_times import packed_state_time
 from pyswarm_common.task_states import TaskState
-from pyswarm_manager.decisions import Decisions
 from pyswarm_manager.store.tables import Tables
 
 
@@ -57,7 +71,7 @@ class TablesWriter:
     def update(self, item: AnyObject) -> None:
         """Replace."""
         assert item.id in self._tables.table(type(item))
-        put(self._tables, item)
+        put(self._tables, msgspec.structs.replace(item, updated_at_ns=self._now_ns))
 
     def delete(self, type_: type[AnyObject], object_id: str) -> None:
         """Remove."""
@@ -96,11 +110,17 @@ def node(
     return Node(
         id=node_id,
         spec=NodeSpec(labels=labels or {}, availability=availability),
-        status=NodeStatus(state=state),  # type: ignore[arg-type]
+        status=NodeStatus(state=state, since_ns=more.pop("since_ns", 0), address=more.pop("address", "")),  # type: ignore[arg-type]
         description=NodeDescription(
             hostname=more.pop("host", node_id),
             architecture=more.pop("arch", "x86_64"),
-            resources=NodeResources(nano_cpus=nano_cpus, memory_bytes=memory_bytes),
+            resources=NodeResources(
+                nano_cpus=nano_cpus,
+                memory_bytes=memory_bytes,
+                pids=more.pop("pids", 0),
+                generic_resources=parse_generic_resources(more.pop("generic", ())),
+            ),
+            engine_labels=more.pop("engine_labels", {}),
         ),
         **more,
     )
@@ -110,12 +130,13 @@ def service_with_spec(service_id: str, template: dict[str, Any], replicas: int =
     """A service, and the task spec of its generation."""
     generation = more.pop("spec_generation", 1)
     mode = more.pop("mode", {"Replicated": {"Replicas": replicas}})
-    endpoint = {"Mode": more.pop("endpoint_mode", "vip")}
+    endpoint = {"Mode": more.pop("endpoint_mode", "vip"), **more.pop("endpoint", {})}
+    extra = more.pop("extra", {})
     spec = TaskSpec(id=f"{service_id}-spec{generation}", template_json=msgspec.json.encode(template))
     service = Service(
         id=service_id,
         name=service_id,
-        spec_json=msgspec.json.encode({"Name": service_id, "Mode": mode, "EndpointSpec": endpoint}),
+        spec_json=msgspec.json.encode({"Name": service_id, "Mode": mode, "EndpointSpec": endpoint, **extra}),
         task_spec_id=spec.id,
         spec_generation=generation,
         **more,
@@ -165,7 +186,13 @@ class World:
             role=values.get("role", "worker"),
             host=values.get("host", flags[0]),
             arch=values.get("arch", "x86_64"),
+            since_ns=_ns(values.get("since", 0)),
+            address=values.get("ip", ""),
+            pids=int(values.get("pids", 0)),
+            generic=values["generic"].replace(":", "=").split(",") if "generic" in values else (),
+            engine_labels={k.removeprefix("engine."): v for k, v in values.items() if k.startswith("engine.")},
         )
+        made = msgspec.structs.replace(made, created_at_ns=_ns(values.get("created", 0)))
         put(self.tables, made)
 
     def _network(self, flags: list[str], values: dict[str, str]) -> None:
@@ -190,22 +217,35 @@ class World:
     def _service(self, flags: list[str], values: dict[str, str]) -> None:
         generation = int(values.get("generation", 1))
         template = _template(values)
+        former = _template({**values, "constraint": values["oldconstraint"]}) if "oldconstraint" in values else template
+        labels = {k.removeprefix("label."): v for k, v in values.items() if k.startswith("label.")}
+        previous_json, previous_id = b"{}" if "updated" in flags else None, ""
+        rollback = {k.removeprefix("rollback."): v for k, v in values.items() if k.startswith("rollback.")}
         for number in range(1, generation + 1):
+            replicas = int(values.get("replicas" if number == generation else "oldreplicas", values.get("replicas", 1)))
             service, spec = service_with_spec(
                 flags[0],
-                {**template, "ForceUpdate": number},
-                int(values.get("replicas", 1)),
+                {**(template if number == generation else former), "ForceUpdate": 0 if "unforced" in flags else number},
                 spec_generation=number,
-                mode={"Global": {}} if "global" in flags else {"Replicated": {"Replicas": int(values.get("replicas", 1))}},
+                mode={"Global": {}} if "global" in flags else {"Replicated": {"Replicas": replicas}},
                 endpoint_mode=values.get("endpoint", "vip"),
-                previous_spec_json=b"{}" if "updated" in flags or generation > 1 else None,
+                endpoint={"Ports": [{"PublishMode": "host", **p} for p in _ports(values["ports"])]} if "ports" in values else {},
+                previous_spec_json=previous_json,
+                previous_task_spec_id=previous_id,
                 virtual_ips=tuple(VirtualIP(network_id=n, address=a) for n, a in _pairs(values.get("vip"))),
+                extra={
+                    "UpdateConfig": _update_config(values),
+                    **({"RollbackConfig": _update_config(rollback)} if rollback else {}),
+                    **({"Labels": labels} if labels else {}),
+                },
+                update_status=_update_status(values),
             )
+            previous_json, previous_id = service.spec_json, spec.id
             put(self.tables, spec)
         put(self.tables, service)
 
     def _task(self, flags: list[str], values: dict[str, str]) -> None:
-        task_id, place, *rest = flags
+        task_id, place, *rest = (flag for flag in flags if flag != "must_move")
         service_id, _, slot = place.partition(".")
         state = TaskState[rest[-1].upper()]
         generation = int(values.get("generation", 1))
@@ -218,53 +258,39 @@ class World:
             spec_generation=generation,
             node_id=rest[0] if len(rest) > 1 else "",
             desired_state=TaskState[values.get("desired", "running").upper()],
-            status=TaskStatus(state=state, message=values.get("message", ""), error=values.get("error", "")),
+            status=TaskStatus(
+                state=state,
+                at_ns=_ns(values.get("at", 0)),
+                message=values.get("message", "").replace("_", " "),
+                error=values.get("error", "").replace("_", " "),
+            ),
+            state_times=packed_state_time(TaskState.RUNNING, _ns(values["began"])) if "began" in values else b"",
+            cause=values.get("cause", ""),
+            host_ports=msgspec.convert(_ports(values["ports"]), tuple[PortConfig, ...]) if "ports" in values else (),
+            generic_resources=parse_generic_resources(
+                values["generic"].replace(":", "=").split(",") if "generic" in values else ()
+            ),
+            recent_failures=tuple(
+                TaskFailure(task_id=f, node_id=n, at_ns=_ns(at)) for f, n, at in _triples(values.get("failures", ""))
+            ),
+            earlier_outcome=values.get("earlier", ""),  # type: ignore[arg-type]
             attachments=tuple(NetworkAttachment(network_id=n, address=a) for n, a in _pairs(values.get("address"))),
             created_at_ns=_ns(values.get("created", self._count)),
+            rejection=values.get("rejection", ""),
+            must_move="must_move" in flags,
+            updated_at_ns=_ns(values.get("updated", 0)),
             start_at_ns=_ns(values.get("start", 0)),
             restarted_at_ns=tuple(_ns(s) for s in values["restarted"].split(",")) if "restarted" in values else (),
         )
         put(self.tables, made)
 
 
-def render(before: Tables, decisions: Decisions) -> str:
-    """Print decisions, one per line."""
-    lines = [f"create {_task_line(t)}" for t in decisions.created if isinstance(t, Task)]
-    for item in decisions.updated:
-        old = before.table(type(item)).must_get(item.id)
-        lines.append(f"update {type(item).__name__.lower()} {item.id}: {', '.join(_differences(old, item))}")
-    lines += [f"delete {type(item).__name__.lower()} {item.id}" for item in decisions.deleted]
-    lines += [f"wake {key or 'all'} at {_seconds(at)}" for key, at in sorted(decisions.wake_at_ns.items())]
-    lines += [f"unfinished {key or 'all'}" for key in decisions.unfinished]
-    return "\n".join(lines) or "nothing"
-
-
-def _task_line(task: Task) -> str:
-    parts = [f"task {task.id} {task.service_id}.{task.slot} desired={task.desired_state.name} cause={task.cause}"]
-    if task.spec_generation != 1:
-        parts.append(f"generation={task.spec_generation}")
-    if task.start_at_ns:
-        parts.append(f"start={_seconds(task.start_at_ns)}")
-    if task.restarted_at_ns:
-        parts.append(f"restarted={','.join(map(_seconds, task.restarted_at_ns))}")
-    return " ".join(parts)
-
-
-def _differences(old: Any, new: Any) -> Iterator[str]:
-    for field in old.__struct_fields__:
-        before, after = getattr(old, field), getattr(new, field)
-        if before == after:
-            continue
-        if isinstance(after, TaskStatus):
-            yield from (d for d in _differences(before, after) if not d.startswith("at_ns"))
-        elif isinstance(after, tuple):
-            yield f"{field}={' '.join(f'{a.network_id}:{a.address}' for a in after) or 'none'}"
-        else:
-            yield f"{field}={after.name if isinstance(after, TaskState) else repr(after) if ' ' in str(after) else after}"
-
-
 def _template(values: dict[str, str]) -> dict[str, Any]:
     template: dict[str, Any] = {"ContainerSpec": {"Image": "image"}}
+    if "grace" in values:
+        template["ContainerSpec"]["StopGracePeriod"] = _ns(values["grace"])
+    if "mount" in values:
+        template["ContainerSpec"]["Mounts"] = [{"Type": values["mount"], "Source": "data", "Target": "/data"}]
     if "networks" in values:
         template["Networks"] = [{"Target": n} for n in values["networks"].split(",")]
     policy = {"Condition": values.get("condition", "any")}
@@ -275,7 +301,14 @@ def _template(values: dict[str, str]) -> dict[str, Any]:
     if "window" in values:
         policy["Window"] = _ns(values["window"])
     template["RestartPolicy"] = policy
-    reserved = {"MemoryBytes": int(values.get("memory", 0)), "NanoCPUs": int(float(values.get("cpus", 0)) * 1e9)}
+    reserved: dict[str, Any] = {
+        "MemoryBytes": int(values.get("memory", 0)),
+        "NanoCPUs": int(float(values.get("cpus", 0)) * 1e9),
+        "Pids": int(values.get("pids", 0)),
+    }
+    if "generic" in values:
+        amounts = ({"Kind": kind, "Value": int(value)} for kind, value in _pairs(values["generic"]))
+        reserved["GenericResources"] = [{"DiscreteResourceSpec": amount} for amount in amounts]
     template["Resources"] = {"Reservations": reserved}
     placement: dict[str, Any] = {"MaxReplicas": int(values.get("max", 0))}
     if "constraint" in values:
@@ -288,13 +321,45 @@ def _template(values: dict[str, str]) -> dict[str, Any]:
     return template
 
 
+def _update_config(values: dict[str, str]) -> dict[str, Any] | None:
+    if not {"parallelism", "update_delay", "order", "action", "monitor", "ratio"} & set(values):
+        return None
+    config = {"Parallelism": int(values.get("parallelism", 1)), "Delay": _ns(values.get("update_delay", 0))}
+    return {
+        **config,
+        "Order": values.get("order", ""),
+        "FailureAction": values.get("action", ""),
+        "Monitor": _ns(values.get("monitor", 5)),
+        "MaxFailureRatio": float(values.get("ratio", 0)),
+    }
+
+
+def _update_status(values: dict[str, str]) -> UpdateStatus | None:
+    if "state" not in values:
+        return None
+    return UpdateStatus(
+        state=values["state"],
+        started_at_ns=_ns(values.get("started", 0)),
+        unit_count=int(values.get("units", 0)),
+        renewed_at_ns=_ns(values.get("renewed", 0)),
+    )
+
+
+def _triples(text: str) -> list[tuple[str, str, str]]:
+    return [tuple(part.split(":")) for part in text.split(",")] if text else []  # type: ignore[misc]
+
+
+def _ports(text: str) -> list[dict[str, Any]]:
+    """Host ports, such as `80,53/udp`, with equal target ports."""
+    ports = (port.partition("/") for port in text.split(","))
+    return [
+        {"Protocol": protocol or "tcp", "PublishedPort": int(number), "TargetPort": int(number)} for number, _, protocol in ports
+    ]
+
+
 def _pairs(text: str | None) -> list[tuple[str, str]]:
     return [tuple(part.split(":", 1)) for part in text.split(",")] if text else []  # type: ignore[misc]
 
 
 def _ns(seconds: str | int | float) -> int:
     return int(float(seconds) * SECOND_NS)
-
-
-def _seconds(ns: int) -> str:
-    return f"{ns / SECOND_NS:g}"

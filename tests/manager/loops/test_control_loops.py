@@ -3,108 +3,30 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from cluster_under_test import WITH_VOLUME, ClusterUnderTest, running_cluster, web
 from loop_world import node, service_with_spec
 
 from pyswarm_common.clock import ManualClock
-from pyswarm_common.objects import Cluster, Network, Node, NodeStatus, Service, Task, TaskStatus
+from pyswarm_common.objects import Cluster, Network, Node, Service, Task
+from pyswarm_common.replacement_reasons import ReplacementReason
 from pyswarm_common.specs import RestartPolicy
+from pyswarm_common.state_times import read_state_times
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator.loop import Allocator
 from pyswarm_manager.orchestration import LOOP_TYPES
 from pyswarm_manager.orchestrator.replicated.loop import ReplicatedOrchestrator
 from pyswarm_manager.orchestrator.restart import should_restart
 from pyswarm_manager.store.memory import MemoryCluster, memory_store
-from pyswarm_manager.store.store import Store
-from pyswarm_manager.store.transaction import Transaction
-
-
-class ClusterUnderTest:
-    """A store with its loops running, and an agent's part played by hand."""
-
-    def __init__(self, store: Store, clock: ManualClock) -> None:
-        self.store = store
-        self.clock = clock
-
-    async def change(self, *items: Any) -> None:
-        """Create or replace objects."""
-
-        def write(tx: Transaction) -> None:
-            for item in items:
-                (tx.update if item.id in tx.table(type(item)) else tx.create)(item)
-
-        await self.store.update(write)
-
-    async def until(self, is_reached: Callable[[], bool], within_s: float = 2.0) -> None:
-        """Let the loops work until the condition holds, moving the clock in small steps."""
-        for _ in range(round(within_s / 0.02)):
-            if is_reached():
-                return
-            await self.clock.advance(0.02)
-        raise AssertionError(f"not reached; tasks: {sorted(self.store.view.tasks, key=lambda t: t.slot)}")
-
-    def tasks(self, state: TaskState | None = None, desired: TaskState = TaskState.RUNNING) -> list[Task]:
-        """The tasks with this desired state, and observed state if given, by slot."""
-        found = [t for t in self.store.view.tasks if t.desired_state is desired and (state is None or t.status.state is state)]
-        return sorted(found, key=lambda t: t.slot)
-
-    async def report(self, tasks: list[Task], state: TaskState) -> None:
-        """Report a state as agents do."""
-        await self.change(*(msgspec.structs.replace(t, status=TaskStatus(state=state)) for t in tasks))
-
-    async def obey(self) -> None:
-        """Do what agents are told: run what should run, stop what should not."""
-        tasks = list(self.store.view.tasks)
-        start = [t for t in tasks if t.desired_state is TaskState.RUNNING and t.status.state is TaskState.ASSIGNED]
-        stop = [
-            t for t in tasks if t.desired_state > TaskState.RUNNING and TaskState.ASSIGNED <= t.status.state < TaskState.COMPLETE
-        ]
-        alive = {n.id for n in self.store.view.nodes if n.status.state == "ready"}
-        await self.report([t for t in start if t.node_id in alive], TaskState.RUNNING)
-        await self.report([t for t in stop if t.node_id in alive], TaskState.SHUTDOWN)
-
-    async def scale(self, service_id: str, replicas: int) -> None:
-        """Change the number of replicas, as the API does."""
-        service = self.store.view.services.must_get(service_id)
-        spec = {**msgspec.json.decode(service.spec_json), "Mode": {"Replicated": {"Replicas": replicas}}}
-        changed = msgspec.structs.replace(service, spec_json=msgspec.json.encode(spec), previous_spec_json=service.spec_json)
-        await self.change(changed)
-
-    async def set_node(self, node_id: str, state: str) -> None:
-        """Change a node's state, as the dispatcher does."""
-        before: Node = self.store.view.nodes.must_get(node_id)
-        await self.change(msgspec.structs.replace(before, status=NodeStatus(state=state)))  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def running_cluster(node_count: int = 3) -> AsyncIterator[ClusterUnderTest]:
-    clock = ManualClock()
-    async with memory_store(clock) as store:
-        loops = [loop(store, clock) for loop in LOOP_TYPES]
-        cluster = ClusterUnderTest(store, clock)
-        await cluster.change(Cluster(id="cluster"), *(node(f"n{i}") for i in range(1, node_count + 1)))
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(loop.run()) for loop in loops]
-            try:
-                yield cluster
-            finally:
-                for task in running:
-                    task.cancel()
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[ClusterUnderTest]:
     async with running_cluster() as made:
         yield made
-
-
-def web(replicas: int, delay_s: float = 0, **template: Any) -> tuple[Service, Any]:
-    return service_with_spec("web", {"RestartPolicy": {"Delay": round(delay_s * 1e9)}, **template}, replicas)
 
 
 async def test_a_service_gets_its_tasks_spread_over_the_nodes(cluster: ClusterUnderTest) -> None:
@@ -157,7 +79,8 @@ async def test_tasks_of_a_node_that_goes_down_run_elsewhere(cluster: ClusterUnde
     assert (replacement.slot, replacement.node_id) == (2, "n1")
     old = cluster.tasks(desired=TaskState.SHUTDOWN)
     assert [(t.node_id, t.status.state) for t in old] == [("n2", TaskState.RUNNING)]
-    assert replacement.cause == old[0].id
+    assert (replacement.cause, replacement.replacement_reason) == (old[0].id, ReplacementReason.NODE_DOWN)
+    assert [state for state, _ in read_state_times(replacement.state_times)] == [TaskState.PENDING, TaskState.ASSIGNED]
 
 
 async def test_scaling_up_and_down(cluster: ClusterUnderTest) -> None:
@@ -185,20 +108,6 @@ async def test_a_restart_waits_for_its_delay(cluster: ClusterUnderTest) -> None:
     assert [t.status.state for t in cluster.tasks()] == [TaskState.READY]
 
 
-async def test_a_drained_node_is_left_and_the_successor_starts_when_the_old_task_has_stopped(cluster: ClusterUnderTest) -> None:
-    await cluster.change(*web(1, delay_s=5))
-    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
-    await cluster.obey()
-    old = cluster.tasks()[0]
-    spec = msgspec.structs.replace(cluster.store.view.nodes.must_get(old.node_id).spec, availability="drain")
-    await cluster.change(msgspec.structs.replace(cluster.store.view.nodes.must_get(old.node_id), spec=spec))
-    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED, desired=TaskState.READY)) == 1)
-    assert cluster.tasks() == []
-    await cluster.obey()
-    await cluster.until(lambda: len(cluster.tasks()) == 1)
-    assert cluster.tasks()[0].node_id != old.node_id
-
-
 async def test_a_task_that_nobody_takes_says_why_and_goes_where_a_node_appears() -> None:
     async with running_cluster(1) as cluster:
         await cluster.change(*web(1, Placement={"Constraints": ["node.labels.zone==north"]}))
@@ -218,24 +127,6 @@ async def test_a_deleted_service_leaves_nothing(cluster: ClusterUnderTest) -> No
     await cluster.obey()
     await cluster.until(lambda: not len(cluster.store.view.tasks))
     assert not len(cluster.store.view.task_specs)
-
-
-async def test_a_new_task_spec_is_rolled_out_slot_by_slot(cluster: ClusterUnderTest) -> None:
-    await cluster.change(*web(3))
-    await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 3)
-    await cluster.obey()
-    _, spec = service_with_spec("web", {"ForceUpdate": 1}, spec_generation=2)
-    service = cluster.store.view.services.must_get("web")
-    await cluster.change(spec, msgspec.structs.replace(service, task_spec_id=spec.id, spec_generation=2))
-
-    def is_renewed() -> bool:
-        return [t.spec_generation for t in cluster.tasks(TaskState.RUNNING)] == [2, 2, 2]
-
-    for _ in range(30):
-        await cluster.clock.advance(0.02)
-        assert len(cluster.tasks(TaskState.RUNNING)) >= 2
-        await cluster.obey()
-    assert is_renewed()
 
 
 async def test_history_is_limited(cluster: ClusterUnderTest) -> None:
@@ -328,7 +219,7 @@ async def test_a_new_leader_whose_clock_is_behind_holds_a_restart_back_for_its_d
 
 
 async def test_a_predecessor_that_does_not_stop_is_waited_for_a_minute_whatever_the_clock_does(cluster: ClusterUnderTest) -> None:
-    await cluster.change(*web(1, delay_s=5))
+    await cluster.change(*web(1, delay_s=5, ContainerSpec=WITH_VOLUME))
     await cluster.until(lambda: len(cluster.tasks(TaskState.ASSIGNED)) == 1)
     await cluster.obey()
     node_id = cluster.tasks(TaskState.RUNNING)[0].node_id

@@ -12,6 +12,8 @@ from pyswarm_common.specs import SECOND_NS
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator.decide import decide as decide_allocator
 from pyswarm_manager.decisions import Decisions
+from pyswarm_manager.dispatcher.orphaning.decide import decide as decide_orphaning
+from pyswarm_manager.orchestrator.constraint_enforcer.decide import decide as decide_constraint_enforcer
 from pyswarm_manager.orchestrator.replicated.decide import decide as decide_replicated
 from pyswarm_manager.orchestrator.replicated.slots import group_slots
 from pyswarm_manager.orchestrator.task_reaper.decide import decide as decide_task_reaper
@@ -28,6 +30,8 @@ DECIDES = {
     "task_reaper": lambda view, limit=None: decide_task_reaper(view, NOW_NS, limit),
     "allocator": lambda view, limit=None: decide_allocator(view, NOW_NS, limit),
     "scheduler": lambda view, limit=None: decide_scheduler(view, NOW_NS, limit),
+    "constraint_enforcer": lambda view, limit=None: decide_constraint_enforcer(view, NOW_NS, limit),
+    "orphaning": lambda view, limit=None: decide_orphaning(view, NOW_NS, limit),
 }
 
 
@@ -228,8 +232,7 @@ def test_the_indexes_of_tasks_say_what_the_tasks_say(tables: Tables, others: Tab
         tables.tasks.delete(task.id)
     tasks = list(tables.tasks)
     for node_id in ("n0", "n1", "n2", "n3", "n4"):
-        here = [t for t in tasks if t.node_id == node_id and max(t.status.state, t.desired_state) <= TaskState.RUNNING]
-        assert tables.tasks.load_of(node_id) == Counter((t.service_id, t.task_spec_id) for t in here)
+        assert {t.id for t in tables.tasks.of_node(node_id)} == {t.id for t in tasks if t.node_id == node_id}
     for state in (TaskState.NEW, TaskState.PENDING):
         assert {t.id for t in tables.tasks.unplaced(state)} == {t.id for t in tasks if t.status.state is state}
     settled = settle(tables, "allocator")
@@ -243,5 +246,10 @@ def test_the_reason_is_written_once() -> None:
     after = apply(world.tables, DECIDES["scheduler"](world.tables))
     assert after.tasks.must_get("a").status.error == "no suitable node (1 node not available for new tasks)"
     assert DECIDES["scheduler"](after).is_empty
-    put(after, msgspec.structs.replace(node("n2"), status=after.nodes.must_get("n1").status))
+    put(after, node("n2", availability="drain"))
+    put(after, msgspec.structs.replace(after.tasks.must_get("a"), updated_at_ns=NOW_NS - 10 * SECOND_NS))
+    later = DECIDES["scheduler"](after)
+    assert later.is_empty  # another number only
+    assert later.wake_at_ns == {"web": NOW_NS + 20 * SECOND_NS}
+    put(after, msgspec.structs.replace(after.tasks.must_get("a"), updated_at_ns=NOW_NS - 30 * SECOND_NS))
     assert len(DECIDES["scheduler"](after).updated) == 1
