@@ -48,6 +48,8 @@ async def managers(tmp_path: Path) -> AsyncIterator[Managers]:
         ("GET", "/tasks/t1/logs", True),
         ("GET", "/services/logs", False),
         ("HEAD", "/services/web", False),
+        ("POST", "/pyswarm/services/dry-run", False),
+        ("GET", "/pyswarm/tasks/t1/story", False),
     ],
 )
 def test_what_needs_the_leader(method: str, path: str, expected: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 from api_server import MANAGER_ID, WORKER_ID, node
 from json_shapes import shape_differences
 
+from pyswarm_common.generic_resources import parse_generic_resources
 from pyswarm_common.objects import IssuedCertificate, ManagerStatus, NodeStatus
 from pyswarm_manager.store.store import Store
 from pyswarm_node.api.fake_control import FakeNodeControl
@@ -36,6 +37,18 @@ async def test_node_looks_as_docker_shows_it(client: httpx.AsyncClient, golden: 
     assert shape_differences(ours, theirs) == []
     assert (ours["ManagerStatus"], ours["Status"]) == (theirs["ManagerStatus"], theirs["Status"])
     assert list(ours) == list(theirs)
+
+
+async def test_a_node_shows_its_generic_resources(client: httpx.AsyncClient, store: Store) -> None:
+    before = store.view.nodes.must_get(WORKER_ID)
+    given = parse_generic_resources(["gpu=uuid1", "ssd=4"])
+    resources = msgspec.structs.replace(before.description.resources, generic_resources=given)
+    description = msgspec.structs.replace(before.description, resources=resources)
+    await store.update(lambda tx: tx.update(msgspec.structs.replace(before, description=description)))
+    assert (await client.get(f"/nodes/{WORKER_ID}")).json()["Description"]["Resources"]["GenericResources"] == [
+        {"NamedResourceSpec": {"Kind": "gpu", "Value": "uuid1"}},
+        {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 4}},
+    ]
 
 
 async def test_worker_has_no_manager_status(client: httpx.AsyncClient) -> None:

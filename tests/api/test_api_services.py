@@ -8,11 +8,13 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from api_server import WORKER_ID
 from json_shapes import shape_differences
 
-from pyswarm_common.objects import Task, TaskStatus, VirtualIP
+from pyswarm_common.objects import Node, Task, TaskStatus, VirtualIP
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.store.store import Store
+from pyswarm_manager.store.tables import View
 
 Golden = Callable[[str], Any]
 
@@ -43,6 +45,16 @@ async def update(client: httpx.AsyncClient, reference: str, spec: dict[str, Any]
     if "version" not in parameters:
         parameters["version"] = (await inspect(client, reference))["Version"]["Index"]
     return await client.post(f"/services/{reference}/update", params=parameters, json=spec)
+
+
+def on_worker(view: View, *, availability: str, state: str) -> Node:
+    """The worker, available and heard as said."""
+    node = view.nodes.must_get(WORKER_ID)
+    spec, status = (
+        msgspec.structs.replace(node.spec, availability=availability),
+        msgspec.structs.replace(node.status, state=state),
+    )
+    return msgspec.structs.replace(node, spec=spec, status=status)
 
 
 async def create_golden(client: httpx.AsyncClient, golden: Golden, store: Store) -> dict[str, Any]:
@@ -109,12 +121,42 @@ async def test_list_with_status_matches_docker(client: httpx.AsyncClient, golden
     spec_id = store.view.services.must_get(service["ID"]).task_spec_id
     for slot, state in ((1, TaskState.RUNNING), (2, TaskState.PENDING)):
         task = Task(id=f"task{slot}", task_spec_id=spec_id, service_id=service["ID"], slot=slot, status=TaskStatus(state=state))
+        task = msgspec.structs.replace(task, node_id=WORKER_ID)
         await store.update(lambda tx, task=task: tx.create(task))
     listed = (await client.get("/services", params={"status": "true"})).json()
     theirs["ServiceStatus"] = golden("services")[0]["ServiceStatus"]
     assert shape_differences(listed, [theirs]) == []
     assert listed[0]["ServiceStatus"] == {"RunningTasks": 1, "DesiredTasks": 2, "CompletedTasks": 0}
+    await store.update(lambda tx: tx.update(on_worker(tx, availability="active", state="down")))
+    silent = (await client.get("/services", params={"status": "true"})).json()[0]["ServiceStatus"]
+    assert silent == {"RunningTasks": 0, "DesiredTasks": 2, "CompletedTasks": 0}
     assert "ServiceStatus" not in (await client.get("/services")).json()[0]
+
+
+@pytest.mark.parametrize(
+    ("availability", "state", "task_node", "desired"),
+    [
+        ("active", "ready", "", 2),
+        ("active", "down", "", 1),
+        ("drain", "ready", WORKER_ID, 1),
+        ("pause", "ready", "", 1),
+        ("pause", "ready", WORKER_ID, 2),
+    ],
+)
+async def test_a_global_service_should_have_a_task_on_each_eligible_node(
+    client: httpx.AsyncClient, store: Store, availability: str, state: str, task_node: str, desired: int
+) -> None:
+    service_id = await create(client, {**service_spec("agent"), "Mode": {"Global": {}}})
+    task = Task(id="task", task_spec_id=store.view.services.must_get(service_id).task_spec_id, service_id=service_id)
+    task = msgspec.structs.replace(task, status=TaskStatus(state=TaskState.ASSIGNED))
+    await store.update(lambda tx: tx.update(on_worker(tx, availability=availability, state=state)))
+    if task_node:
+        await store.update(lambda tx: tx.create(msgspec.structs.replace(task, node_id=task_node)))
+    listed = (await client.get("/services", params={"status": "true"})).json()
+    assert listed[0]["ServiceStatus"] == {"RunningTasks": 0, "DesiredTasks": desired, "CompletedTasks": 0}
+    if task_node:
+        named = await client.get(f"/tasks/agent.{WORKER_ID}.task")
+        assert (named.status_code, named.json().get("Slot")) == (200, None)
 
 
 @pytest.mark.parametrize(
@@ -277,8 +319,6 @@ REFUSALS = [
     ({"Networks": [{"Target": "nosuch"}]}, 404, "network nosuch not found"),
     ({"Networks": [{"Target": "bridge"}]}, 403, "The network bridge cannot be used with services."),
     ({"Mode": {"Replicated": {"Replicas": -1}}}, 400, "Number of replicas must be non-negative"),
-    ({"Mode": {"Global": {}}}, 501, "global services are not supported yet"),
-    ({"Mode": {"ReplicatedJob": {}}}, 501, "jobs are not supported yet"),
     ({"Labels": [1]}, 400, "invalid service spec: Expected `object | null`, got `array` - at `$.Labels`"),
     ({"TaskTemplate": "x"}, 400, "TaskTemplate must be an object"),
     (service_spec(Resources={"Limits": {"MemoryBytes": 1024}}), 400, "invalid memory value 1024: Must be at least 4MiB"),

@@ -9,31 +9,11 @@ import httpx
 import pytest
 from docker.errors import APIError, NotFound
 from docker.types import EndpointSpec, ServiceMode
+from docker_command import DockerCLI
 
 from pyswarm_manager.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("store")
-
-
-class DockerCLI:
-    """Runs the docker CLI against a socket."""
-
-    def __init__(self, socket_path: str) -> None:
-        self._environment = {"DOCKER_HOST": f"unix://{socket_path}", "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
-
-    async def __call__(self, *arguments: str) -> str:
-        """Return what the command prints; it must succeed."""
-        code, output, errors = await self.run(*arguments)
-        assert code == 0, errors
-        return output
-
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Return exit code, standard output and standard error."""
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec("docker", *arguments, stdout=pipe, stderr=pipe, env=self._environment)
-        output, errors = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, output.decode(), errors.decode()
 
 
 @pytest.fixture
@@ -107,7 +87,6 @@ async def test_cli_errors_are_readable(docker_cli: DockerCLI) -> None:
             "service create -d --no-resolve-image --network nosuch nginx",
             ": nosuch|network nosuch not found",
         ),  # the client's own words, which changed after 20.10
-        ("service create -d --no-resolve-image --mode global nginx", "global services are not supported yet"),
         ("network create app", "use --driver overlay"),
         ("swarm init", "This node is already part of a swarm."),
         ("swarm leave", "Removing the last manager erases all current state of the swarm."),

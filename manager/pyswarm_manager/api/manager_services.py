@@ -1,8 +1,9 @@
 """What the manager's routes stand on, and how a route gets it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
@@ -11,12 +12,13 @@ from pyswarm_manager.log_broker import LogBroker
 from pyswarm_manager.peer_health import Reachability
 from pyswarm_manager.store.leadership import no_leader
 from pyswarm_manager.store.store import Store
-from pyswarm_manager.store.tables import View
+from pyswarm_manager.store.tables import Tables, View
 
 if TYPE_CHECKING:
     from pyswarm_manager.forwarding.leader_requests import LeaderRequests
 
 
+AnswerT = TypeVar("AnswerT")
 STORE_FULL = (
     "the cluster's store is full (mvcc: database space exceeded) and takes no changes: "
     "managers make room by themselves, which takes a minute; if it comes back, there are too many objects"
@@ -56,3 +58,10 @@ async def read_view(services: ManagerServices) -> View:
     """Return the cluster as it is now: every write that was acknowledged before is in it."""
     await services.store.read_index()
     return services.store.view
+
+
+async def ask_snapshot(services: ManagerServices, question: Callable[[View], AnswerT]) -> AnswerT:
+    """Return the answer to a question that takes long in a large cluster, found beside the event loop on a copy of its tables."""
+    view = await read_view(services)
+    assert isinstance(view, Tables)  # a store's view is; only transactions show something else
+    return await asyncio.to_thread(question, view.copy())

@@ -6,11 +6,24 @@ raises Unavailable when the node is no manager.
 
 from fastapi import APIRouter
 
-from pyswarm_manager.api import backup, logs, networks, nodes, secrets_and_configs, services, swarm, tasks
+from pyswarm_manager.api import (
+    backup,
+    logs,
+    networks,
+    nodes,
+    secrets_and_configs,
+    service_insight,
+    services,
+    swarm,
+    task_insight,
+    tasks,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     services.router,
+    service_insight.router,
     tasks.router,
+    task_insight.router,
     logs.router,
     nodes.router,
     networks.router,

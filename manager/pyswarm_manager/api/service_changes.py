@@ -9,7 +9,10 @@ from typing import Any
 import msgspec
 
 from pyswarm_common.errors import AlreadyExists, FailedPrecondition, Unimplemented
-from pyswarm_common.objects import Service, TaskSpec
+from pyswarm_common.objects import Service, TaskSpec, UpdateStatus
+from pyswarm_common.specs import PortConfig, ServiceSpec, decode_service_spec
+from pyswarm_manager.api.job_changes import with_first_execution, with_next_execution
+from pyswarm_manager.api.service_dependencies import refuse_cycle
 from pyswarm_manager.api.service_spec import (
     ServiceDraft,
     is_same_template,
@@ -18,6 +21,7 @@ from pyswarm_manager.api.service_spec import (
     with_registry_auth,
 )
 from pyswarm_manager.api.service_validation import validate_published_ports
+from pyswarm_manager.orchestrator.update.plan import ROLLBACK_STARTED, rolled_back
 from pyswarm_manager.store.tables import View
 from pyswarm_manager.store.transaction import Transaction
 
@@ -35,42 +39,55 @@ class ServiceUpdate:
 
 def create_service(tx: Transaction, service_id: str, task_spec_id: str, draft: ServiceDraft, registry_auth: str) -> None:
     """Store a service and its task spec. Raises AlreadyExists and what its networks and ports may raise."""
-    if tx.services.named(draft.name):
+    refuse_conflicts(tx, service_id, draft)
+    template = resolve_networks(with_registry_auth(draft.template, registry_auth), tx)
+    tx.create(TaskSpec(id=task_spec_id, template_json=msgspec.json.encode(template)))
+    service = Service(id=service_id, name=draft.name, spec_json=draft.spec_json, task_spec_id=task_spec_id, spec_generation=1)
+    tx.create(with_first_execution(service, tx.now_ns))
+
+
+def refuse_conflicts(view: View, service_id: str, draft: ServiceDraft) -> None:
+    """Check that a new service gets on with those that there are. Raises AlreadyExists and InvalidArgument."""
+    if view.services.named(draft.name):
         raise AlreadyExists(
             f"name conflicts with an existing object: service {draft.name} already exists", grpc_code="AlreadyExists"
         )
-    validate_published_ports(draft.typed, service_id, tx)
-    template = resolve_networks(with_registry_auth(draft.template, registry_auth), tx)
-    tx.create(TaskSpec(id=task_spec_id, template_json=msgspec.json.encode(template)))
-    tx.create(Service(id=service_id, name=draft.name, spec_json=draft.spec_json, task_spec_id=task_spec_id, spec_generation=1))
+    validate_published_ports(draft.typed, service_id, view)
+    refuse_cycle(view, draft.name, draft.typed.labels)
 
 
 def update_service(tx: Transaction, service_id: str, update: ServiceUpdate) -> None:
-    """Give a service a new spec; its task spec only changes when the template means something else now.
+    """Give a service a new spec; its task spec only changes when its tasks would be made differently now.
 
+    An update that was under way, or paused, goes on under the new spec, and what failed so far counts no more: that is what a new
+    generation means where the task spec stays the same.
     Raises NotFound, OutOfSequence, Unimplemented (renaming) and what networks and ports may raise.
     """
     service, draft = tx.services.must_get(service_id), update.draft
     _refuse_renaming(service, draft)
     validate_published_ports(draft.typed, service.id, tx)
+    refuse_cycle(tx, service.name, draft.typed.labels)
     template = resolve_networks(with_registry_auth(draft.template, _registry_auth(tx, service, update)), tx)
     before = tx.task_specs.must_get(service.task_spec_id)
     changes: dict[str, Any] = {"spec_json": draft.spec_json}
-    if not is_same_template(template, msgspec.json.decode(before.template_json)):
-        tx.create(TaskSpec(id=update.new_task_spec_id, template_json=msgspec.json.encode(template)))
+    is_same = is_same_template(template, msgspec.json.decode(before.template_json))
+    if not is_same or _host_ports(service.spec) != _host_ports(draft.typed):
+        template_json = before.template_json if is_same else msgspec.json.encode(template)
+        tx.create(TaskSpec(id=update.new_task_spec_id, template_json=template_json))
         changes |= {"task_spec_id": update.new_task_spec_id, "spec_generation": service.spec_generation + 1}
+    elif service.update_status is not None:
+        changes["spec_generation"] = service.spec_generation + 1
     _put(tx, service, changes, update.version_index)
 
 
 def roll_back_service(tx: Transaction, service_id: str, version_index: int) -> None:
-    """Swap a service's spec and its previous spec. Raises NotFound, OutOfSequence, FailedPrecondition."""
+    """Swap a service's spec and its previous spec. Raises NotFound, OutOfSequence, FailedPrecondition, and what ports may raise."""
     service = tx.services.must_get(service_id)
     if service.previous_spec_json is None:
         raise FailedPrecondition(f"service {service.id} does not have a previous spec", grpc_code="FailedPrecondition")
-    changes: dict[str, Any] = {"spec_json": service.previous_spec_json}
-    if service.previous_task_spec_id != service.task_spec_id:
-        changes |= {"task_spec_id": service.previous_task_spec_id, "spec_generation": service.spec_generation + 1}
-    _put(tx, service, changes, version_index)
+    validate_published_ports(decode_service_spec(service.previous_spec_json), service.id, tx)  # others may have taken them since
+    status = UpdateStatus(state=ROLLBACK_STARTED, message="manually requested rollback", started_at_ns=tx.now_ns)
+    _store(tx, service, rolled_back(service, None if service.spec.is_job else status), version_index)
 
 
 def remove_service(tx: Transaction, service_id: str) -> None:
@@ -80,8 +97,23 @@ def remove_service(tx: Transaction, service_id: str) -> None:
 
 def _put(tx: Transaction, service: Service, changes: dict[str, Any], version_index: int) -> None:
     previous = {"previous_spec_json": service.spec_json, "previous_task_spec_id": service.task_spec_id}
-    changed = msgspec.structs.replace(service, **previous, **changes, update_status=None)
-    tx.update(changed, expected_index=version_index)
+    _store(tx, service, msgspec.structs.replace(service, **previous, **changes, update_status=None), version_index)
+
+
+def _store(tx: Transaction, service: Service, changed: Service, version_index: int) -> None:
+    is_forced = _force_update(tx, changed) > _force_update(tx, service)
+    tx.update(with_next_execution(service, changed, tx.now_ns, is_forced=is_forced), expected_index=version_index)
+
+
+def _host_ports(spec: ServiceSpec) -> list[PortConfig]:
+    """The ports that a service's tasks themselves publish."""
+    ports = (spec.endpoint_spec.ports if spec.endpoint_spec else None) or ()
+    return [port for port in ports if port.publish_mode == "host"]
+
+
+def _force_update(view: View, service: Service) -> int:
+    task_spec = view.task_specs.get(service.task_spec_id)
+    return task_spec.template.force_update if task_spec is not None else 0
 
 
 def _registry_auth(view: View, service: Service, update: ServiceUpdate) -> str:
@@ -95,5 +127,5 @@ def _registry_auth(view: View, service: Service, update: ServiceUpdate) -> str:
 def _refuse_renaming(service: Service, draft: ServiceDraft) -> None:
     if draft.name != service.name:
         raise Unimplemented("renaming services is not supported", grpc_code="Unimplemented")
-    if service.spec.is_replicated != draft.typed.is_replicated:
+    if service.spec.mode_name != draft.typed.mode_name:
         raise Unimplemented("service mode change is not allowed", grpc_code="Unimplemented")

@@ -114,9 +114,13 @@ def _network_id(target: str, view: View) -> str:
 def _fill_spec(spec: dict[str, Any]) -> dict[str, Any]:
     filled = {**spec, "Labels": spec.get("Labels") or {}, "Mode": spec.get("Mode") or {"Replicated": {"Replicas": 1}}}
     if isinstance(filled["Mode"], dict) and filled["Mode"].get("Replicated") == {}:
-        filled["Mode"] = {"Replicated": {"Replicas": 1}}
+        filled["Mode"] = {**filled["Mode"], "Replicated": {"Replicas": 1}}
+    if isinstance(filled["Mode"], dict) and isinstance(filled["Mode"].get("ReplicatedJob"), dict):
+        job = filled["Mode"]["ReplicatedJob"]
+        concurrent = job.get("MaxConcurrent", 1)
+        filled["Mode"] = {**filled["Mode"], "ReplicatedJob": {"MaxConcurrent": concurrent, "TotalCompletions": concurrent, **job}}
     endpoint = _object(spec, "EndpointSpec")
-    if endpoint:
+    if "EndpointSpec" in spec:
         endpoint = {**endpoint, "Mode": endpoint.get("Mode") or "vip"}
         if isinstance(endpoint.get("Ports"), list):
             endpoint["Ports"] = [_fill_port(port) for port in endpoint["Ports"]]

@@ -4,15 +4,20 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
-from pyswarm_common.errors import InvalidArgument, Unimplemented
+from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.service_labels import MOVE_ORDER, SCHEDULE, STRATEGIES, STRATEGY
 from pyswarm_common.specs import (
     ContainerSpec,
+    GenericResource,
     PortConfig,
     ResourceAmounts,
     RestartPolicy,
     ServiceSpec,
     TaskTemplate,
+    UpdateConfig,
 )
+from pyswarm_manager.orchestrator.overlap import ORDERS
+from pyswarm_manager.orchestrator.schedule.timetable import timetable_of
 from pyswarm_manager.scheduler.constraints import parse_constraints
 from pyswarm_manager.store.tables import View
 
@@ -29,6 +34,8 @@ _IMAGE = re.compile(
 )
 """An image reference, after the grammar of `distribution/reference`."""
 _RESTART_CONDITIONS = ("", "none", "on-failure", "any")
+_FAILURE_ACTIONS = ("", "pause", "continue", "rollback")
+_UPDATE_ORDERS = ("", "stop-first", "start-first")
 
 
 def validate_name(name: str) -> None:
@@ -45,8 +52,16 @@ def validate_service(spec: ServiceSpec) -> None:
     """Check everything about a spec that needs no other object. Raises InvalidArgument and Unimplemented."""
     validate_name(spec.name)
     _validate_mode(spec)
+    _validate_job(spec)
     _validate_template(spec.task_template)
     _validate_endpoint(spec)
+    for config in (spec.update_config, spec.rollback_config):
+        _validate_update(config or UpdateConfig())
+    labels = spec.labels or {}
+    if labels.get(MOVE_ORDER, ORDERS[0]) not in ORDERS:
+        _refuse(f"label {MOVE_ORDER}: there is no order '{labels[MOVE_ORDER]}', only {' and '.join(ORDERS)}")
+    if labels.get(STRATEGY, "").lower() not in ("", *STRATEGIES):
+        _refuse(f"label {STRATEGY}: there is no strategy '{labels[STRATEGY]}', only {' and '.join(STRATEGIES)}")
 
 
 def validate_published_ports(spec: ServiceSpec, own_id: str, view: View) -> None:
@@ -67,11 +82,16 @@ def warnings_about(spec: ServiceSpec, template: dict[str, object]) -> list[str] 
         warnings.append("published ports are stored but not active yet: the service is reachable on its networks only")
     container = template.get("ContainerSpec")
     for key in ("Healthcheck", "Ulimits", "Sysctls", "Privileges"):
-        if isinstance(container, dict) and container.get(key):
+        if isinstance(container, dict) and _says_anything(container.get(key)):
             warnings.append(f"{key} is stored but has no effect yet")
     if template.get("LogDriver"):
         warnings.append("LogDriver is stored but has no effect yet: logs are kept on the task's node")
     return warnings or None
+
+
+def _says_anything(value: object) -> bool:
+    """Whether a value, or anything in it, is not empty: clients post structures whose members all have their zero values."""
+    return any(map(_says_anything, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def _validate_mode(spec: ServiceSpec) -> None:
@@ -80,12 +100,21 @@ def _validate_mode(spec: ServiceSpec) -> None:
         return
     if sum(m is not None for m in (mode.replicated, mode.global_, mode.replicated_job, mode.global_job)) > 1:
         _refuse("cannot specify more than one mode")
-    if mode.global_ is not None:
-        raise Unimplemented("global services are not supported yet: use --mode replicated")
-    if not spec.is_replicated:
-        raise Unimplemented("jobs are not supported yet: use --mode replicated")
     if spec.replicas < 0:
         _refuse("Number of replicas must be non-negative")
+    if spec.max_concurrent < 0:
+        _refuse("Maximum concurrent jobs must not be negative")
+    if spec.total_completions < 0:
+        _refuse("Total completed jobs must not be negative")
+
+
+def _validate_job(spec: ServiceSpec) -> None:
+    timetable = timetable_of(spec.labels)
+    if timetable is not None and not spec.is_job:
+        instead = "use --mode replicated-job or --mode global-job"
+        _refuse(f"label {SCHEDULE}: only jobs run on a schedule, and the mode of this service is {spec.mode_name}: {instead}")
+    if spec.is_job and spec.update_config is not None:
+        _refuse("Jobs may not have an update config")
 
 
 def _validate_template(template: TaskTemplate) -> None:
@@ -94,6 +123,7 @@ def _validate_template(template: TaskTemplate) -> None:
     if template.resources is not None:
         for amounts in (template.resources.limits, template.resources.reservations):
             _validate_amounts(amounts or ResourceAmounts())
+            _validate_generic_resources((amounts and amounts.generic_resources) or ())
     _validate_restart(template.restart_policy or RestartPolicy())
     if template.placement is not None:
         parse_constraints(template.placement.constraints or [])
@@ -123,6 +153,14 @@ def _validate_amounts(amounts: ResourceAmounts) -> None:
         _refuse(f"invalid memory value {amounts.memory_bytes}: Must be at least 4MiB")
 
 
+def _validate_generic_resources(resources: Iterable[GenericResource]) -> None:
+    for resource in resources:
+        discrete, named = resource.discrete_resource_spec, resource.named_resource_spec
+        if discrete is None or discrete.value < 0:  # a particular one cannot be asked for, as in Swarm
+            kind = discrete.kind if discrete is not None else named.kind if named is not None else ""
+            _refuse(f"invalid argument for resource {kind}: a reservation names a kind and how many of it")
+
+
 def _validate_restart(policy: RestartPolicy) -> None:
     if policy.condition not in _RESTART_CONDITIONS:
         _refuse(f'invalid RestartCondition: "{policy.condition}"')
@@ -131,6 +169,21 @@ def _validate_restart(policy: RestartPolicy) -> None:
             _refuse(f"TaskSpec: restart-{name} cannot be negative")
     if policy.max_attempts is not None and policy.max_attempts < 0:
         _refuse("TaskSpec: restart-max-attempts cannot be negative")
+
+
+def _validate_update(config: UpdateConfig) -> None:
+    if config.failure_action not in _FAILURE_ACTIONS:
+        _refuse(f"unrecognized update failure action {config.failure_action}")
+    if config.order not in _UPDATE_ORDERS:
+        _refuse(f"unrecognized update order {config.order}")
+    if config.parallelism < 0:
+        _refuse("TaskSpec: update-parallelism cannot be negative")
+    if config.delay < 0:
+        _refuse("TaskSpec: update-delay cannot be negative")
+    if config.monitor is not None and config.monitor < 0:
+        _refuse("TaskSpec: update-monitor cannot be negative")
+    if not 0 <= config.max_failure_ratio <= 1:
+        _refuse("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")
 
 
 def _validate_endpoint(spec: ServiceSpec) -> None:

@@ -9,12 +9,14 @@ from starlette.responses import Response
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.member_names import with_canonical_names
 from pyswarm_common.engine_api.responses import JSONResponse, query_flag, query_version, read_json_object
+from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Service
 from pyswarm_common.specs import ServiceSpec
 from pyswarm_manager.api import service_changes as changes
 from pyswarm_manager.api.manager_services import read_view, services_of
 from pyswarm_manager.api.render.service import render_service, render_service_status, service_mode
+from pyswarm_manager.api.service_dependencies import validate_dependency_labels
 from pyswarm_manager.api.service_names import new_service_name
 from pyswarm_manager.api.service_spec import ServiceDraft, draft_service
 from pyswarm_manager.api.service_validation import validate_service, warnings_about
@@ -23,6 +25,7 @@ router = APIRouter()
 
 _FILTERS = ("id", "name", "label", "mode", "runtime")
 _REGISTRY_AUTH_HEADER = "x-registry-auth"
+_ROLLBACKS = ("", "none", "previous")
 
 
 @router.get("/services")
@@ -38,7 +41,7 @@ async def list_services(request: Request) -> Response:
             continue
         rendered = render_service(service, view, manager.store.version_index(service))
         if with_status:
-            rendered["ServiceStatus"] = render_service_status(service, view.tasks.of_service(service.id))
+            rendered["ServiceStatus"] = render_service_status(service, view)
         answer.append(rendered)
     return JSONResponse(answer)
 
@@ -58,9 +61,9 @@ async def inspect_service(request: Request, reference: str) -> Response:
 async def create_service(request: Request) -> Response:
     """Create a service; a nameless one gets a name."""
     manager = services_of(request)
-    body = await _read_spec(request)
+    body = await read_spec(request)
     body["Name"] = body.get("Name") or new_service_name()
-    draft = _validated(body)
+    draft = validated(body)
     service_id, task_spec_id = new_id(), new_id()
     registry_auth = request.headers.get(_REGISTRY_AUTH_HEADER, "")
     await manager.store.update(lambda tx: changes.create_service(tx, service_id, task_spec_id, draft, registry_auth))
@@ -73,12 +76,15 @@ async def update_service(request: Request, reference: str) -> Response:
     """Give a service a new spec, or its previous one back (`rollback=previous`)."""
     manager = services_of(request)
     version = query_version(request, "service")
-    body = await _read_spec(request)
+    body = await read_spec(request)
     service = (await read_view(manager)).services.resolve(reference)
-    if request.query_params.get("rollback") == "previous":
+    rollback = request.query_params.get("rollback", "")
+    if rollback not in _ROLLBACKS:
+        raise InvalidArgument(f"unrecognized rollback option {rollback}")
+    if rollback == "previous":
         await manager.store.update(lambda tx: changes.roll_back_service(tx, service.id, version))
         return JSONResponse({"Warnings": None})
-    draft = _validated({**body, "Name": body.get("Name") or service.name})
+    draft = validated({**body, "Name": body.get("Name") or service.name})
     update = changes.ServiceUpdate(
         draft=draft,
         version_index=version,
@@ -99,14 +105,17 @@ async def delete_service(request: Request, reference: str) -> Response:
     return Response()
 
 
-async def _read_spec(request: Request) -> dict[str, Any]:
+async def read_spec(request: Request) -> dict[str, Any]:
+    """Return the spec that a request holds, with the names of its members in Docker's case. Raises InvalidArgument."""
     spec: dict[str, Any] = with_canonical_names(await read_json_object(request), ServiceSpec)
     return spec
 
 
-def _validated(body: dict[str, Any]) -> ServiceDraft:
+def validated(body: dict[str, Any]) -> ServiceDraft:
+    """Return the draft of a posted spec, checked as far as that needs no other object. Raises InvalidArgument, Unimplemented."""
     draft = draft_service(body)
     validate_service(draft.typed)
+    validate_dependency_labels(draft.typed)
     return draft
 
 

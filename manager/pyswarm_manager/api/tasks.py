@@ -13,7 +13,8 @@ from pyswarm_common.objects import Task
 from pyswarm_common.task_states import TaskState, parse_task_state
 from pyswarm_manager.api.manager_services import read_view, services_of
 from pyswarm_manager.api.render.names import task_name
-from pyswarm_manager.api.render.task import TaskRenderer
+from pyswarm_manager.api.render.task import TaskRenderer, shown_desired_state
+from pyswarm_manager.orchestrator.update.freshness import is_outdated
 from pyswarm_manager.store.tables import View
 
 router = APIRouter()
@@ -61,7 +62,7 @@ def _select(view: View, filters: Filters) -> Iterable[Task]:
         if (
             (not service_ids or task.service_id in service_ids)
             and (not node_ids or task.node_id in node_ids)
-            and (not desired_states or task.desired_state in desired_states)
+            and (not desired_states or shown_desired_state(task) in desired_states)
             and (not up_to_date or _is_up_to_date(task, view) in up_to_date)
             and filters.allows_prefix("id", task.id)
             and ("name" not in filters or filters.allows_prefix("name", task_name(task, view)))
@@ -82,7 +83,7 @@ def _candidates(view: View, service_ids: Collection[str], node_ids: Collection[s
 
 def _is_up_to_date(task: Task, view: View) -> bool:
     service = view.services.get(task.service_id)
-    return service is not None and service.task_spec_id == task.task_spec_id
+    return service is not None and not is_outdated(view, service, task)
 
 
 def _labels_allow(task: Task, view: View, filters: Filters) -> bool:

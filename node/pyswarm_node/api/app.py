@@ -16,6 +16,8 @@ from pyswarm_node.api.control import NodeControl, require_manager
 from pyswarm_node.api.version_middleware import VersionMiddleware
 
 _LOGS = re.compile(r"/(services|tasks)/[^/]+/logs")
+_POSTED_QUESTIONS = ("/pyswarm/services/dry-run",)
+"""What is posted, as its question is long, and changes nothing."""
 
 
 def create_app(control: NodeControl) -> FastAPI:
@@ -63,7 +65,8 @@ class ManagerRoutes:
 
 def needs_leader(method: str, path: str) -> bool:
     """Whether a request to the manager's routes changes the cluster, or reads logs, whose streams end at the leader."""
-    return method not in ("GET", "HEAD") or _LOGS.fullmatch(path) is not None
+    is_question = method in ("GET", "HEAD") or path in _POSTED_QUESTIONS
+    return not is_question or _LOGS.fullmatch(path) is not None
 
 
 def _load_manager_routes() -> APIRouter:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -169,7 +170,7 @@ def _describe_machine(local: LocalState, now_ns: int) -> dict[str, Any]:
         },
         "NCPU": local.resources.nano_cpus // 1_000_000_000,
         "MemTotal": local.resources.memory_bytes,
-        "GenericResources": None,
+        "GenericResources": msgspec.to_builtins(local.resources.generic_resources) or None,
         "DockerRootDir": str(local.data_dir),
         "HttpProxy": "",
         "HttpsProxy": "",

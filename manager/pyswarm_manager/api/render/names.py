@@ -2,10 +2,9 @@
 
 from pyswarm_common.objects import Task
 from pyswarm_manager.store.tables import View
+from pyswarm_manager.task_names import full_task_name
 
 
 def task_name(task: Task, view: View) -> str:
     """Return a task's name as people see it, `web.1.<id>`; a task whose service is gone has the service's id in it."""
-    service = view.services.get(task.service_id)
-    service_name = service.name if service is not None else task.service_id
-    return f"{service_name}.{task.slot or task.node_id}.{task.id}"
+    return full_task_name(task, view.services.get(task.service_id))

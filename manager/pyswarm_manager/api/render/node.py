@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from pyswarm_common.objects import Node
+import msgspec
+
+from pyswarm_common.objects import Node, NodeResources
 from pyswarm_manager.api.render.meta import render_meta
 
 PLUGINS = (
@@ -43,10 +45,17 @@ def _render_description(node: Node, tls_info: dict[str, str]) -> dict[str, Any]:
     return {
         "Hostname": description.hostname,
         "Platform": {"Architecture": description.architecture, "OS": description.os},
-        "Resources": {"NanoCPUs": description.resources.nano_cpus, "MemoryBytes": description.resources.memory_bytes},
+        "Resources": _render_resources(description.resources),
         "Engine": engine,
         "TLSInfo": tls_info,
     }
+
+
+def _render_resources(resources: NodeResources) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory_bytes}
+    if resources.generic_resources:
+        rendered["GenericResources"] = msgspec.to_builtins(resources.generic_resources)
+    return rendered
 
 
 def _render_status(node: Node) -> dict[str, Any]:

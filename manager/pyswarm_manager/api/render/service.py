@@ -1,17 +1,19 @@
 """A service as `GET /services` shows it: its spec and template joined, its endpoint, its update and (asked for) its counts."""
 
-from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from pyswarm_common.engine_api.responses import rfc3339
-from pyswarm_common.objects import Service, Task, UpdateStatus
+from pyswarm_common.objects import Service, UpdateStatus
 from pyswarm_common.specs import DEFAULT_RESTART_DELAY_NS, DEFAULT_STOP_GRACE_PERIOD_NS, SECOND_NS
 from pyswarm_common.task_states import TaskState
+from pyswarm_manager.api.render.job import render_job, render_job_counts
 from pyswarm_manager.api.render.meta import render_meta
 from pyswarm_manager.api.service_spec import visible_template
+from pyswarm_manager.orchestrator.global_service.eligibility import count_desired
+from pyswarm_manager.orchestrator.restart import is_node_gone
 from pyswarm_manager.store.tables import View
 
 _UPDATE_DEFAULTS = {
@@ -36,31 +38,26 @@ def render_service(service: Service, view: View, version_index: int, *, inserts_
     rendered["Endpoint"] = _render_endpoint(service)
     if service.update_status is not None and service.update_status.state:
         rendered["UpdateStatus"] = _render_update_status(service.update_status)
-    return rendered
+    return {**rendered, **render_job(service)}
 
 
-def render_service_status(service: Service, tasks: Collection[Task]) -> dict[str, int]:
-    """Return how many tasks run, how many should, and how many have completed (jobs)."""
-    running = sum(task.status.state is TaskState.RUNNING for task in tasks)
-    completed = sum(task.status.state is TaskState.COMPLETE for task in tasks) if _is_job(service) else 0
+def render_service_status(service: Service, view: View) -> dict[str, int]:
+    """Return how many tasks run (as far as their nodes can be heard), how many should, and how many have completed (jobs)."""
+    if service.spec.is_job:
+        return render_job_counts(service, view)
+    tasks = view.tasks.of_service(service.id)
+    running = sum(t.status.state is TaskState.RUNNING and not is_node_gone(view.nodes.get(t.node_id)) for t in tasks)
     desired = sum(task.desired_state <= TaskState.RUNNING for task in tasks)
     if service.spec.is_replicated:
         desired = service.spec.replicas
-    return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed}
+    elif service.spec.mode_name == "global":
+        desired = count_desired(view, service)
+    return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": 0}
 
 
 def service_mode(service: Service) -> str:
     """Return the mode's word in filters: `replicated`, `global`, `replicated-job` or `global-job`."""
-    mode = service.spec.mode
-    if mode is None or service.spec.is_replicated:
-        return "replicated"
-    if mode.global_ is not None:
-        return "global"
-    return "replicated-job" if mode.replicated_job is not None else "global-job"
-
-
-def _is_job(service: Service) -> bool:
-    return service_mode(service).endswith("-job")
+    return service.spec.mode_name
 
 
 def _template_json(view: View, task_spec_id: str) -> bytes:
@@ -88,10 +85,11 @@ def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
         "ContainerSpec": filled_container,
         "RestartPolicy": {**_RESTART_DEFAULTS, **template.get("RestartPolicy", {})},
     }
+    filled = {"EndpointSpec": {"Mode": "vip"}, **spec, "TaskTemplate": filled_template}
+    if {"ReplicatedJob", "GlobalJob"} & set(spec.get("Mode", {})):
+        return filled  # a job may not have an update config: clients post back what they read
     return {
-        "EndpointSpec": {"Mode": "vip"},
-        **spec,
-        "TaskTemplate": filled_template,
+        **filled,
         "UpdateConfig": _filled_update_config(spec.get("UpdateConfig")),
         "RollbackConfig": _filled_update_config(spec.get("RollbackConfig")),
     }
@@ -99,7 +97,7 @@ def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _filled_update_config(posted: dict[str, Any] | None) -> dict[str, Any]:
     """Defaults for what is missing; a posted configuration without parallelism means all at once."""
-    return {**_UPDATE_DEFAULTS, "Parallelism": 0, **posted} if posted else dict(_UPDATE_DEFAULTS)
+    return {**_UPDATE_DEFAULTS, "Parallelism": 0, **posted} if posted is not None else dict(_UPDATE_DEFAULTS)
 
 
 def _render_endpoint(service: Service) -> dict[str, Any]:

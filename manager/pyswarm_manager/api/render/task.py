@@ -68,6 +68,13 @@ class TaskJSON(_JSON, frozen=True, kw_only=True):
     status: TaskStatusJSON
     desired_state: str
     networks_attachments: tuple[AttachmentJSON, ...] = ()
+    job_iteration: VersionJSON | None = None
+
+
+def shown_desired_state(task: Task) -> TaskState:
+    """Return a task's desired state as Docker shows it: of a job's task that may run, that it completes."""
+    is_to_complete = task.job_iteration is not None and task.desired_state is TaskState.RUNNING
+    return TaskState.COMPLETE if is_to_complete else task.desired_state
 
 
 class TaskRenderer:
@@ -92,7 +99,8 @@ class TaskRenderer:
             slot=task.slot,
             node_id=task.node_id,
             status=_render_status(task.status),
-            desired_state=_STATE_NAMES[task.desired_state._value_],
+            desired_state=_STATE_NAMES[shown_desired_state(task)._value_],
+            job_iteration=None if task.job_iteration is None else VersionJSON(index=task.job_iteration),
             networks_attachments=self._render_attachments(task),
         )
 
