@@ -15,10 +15,12 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
         "swarm": LazyCommand("pyswarm_cli.swarm.commands:swarm", "Begin a cluster, join it, leave it."),
         "node": LazyCommand("pyswarm_cli.node.commands:node", "The machines of the cluster."),
         "service": LazyCommand("pyswarm_cli.service.commands:service", "What the cluster runs."),
+        "task": LazyCommand("pyswarm_cli.task.commands:task", "Why a task is where it is, and its story."),
         "network": LazyCommand("pyswarm_cli.network.commands:network", "Overlays that join containers across hosts."),
         "image": LazyCommand("pyswarm_cli.image.commands:image", "The images of this node."),
         "info": LazyCommand("pyswarm_cli.system.commands:info", "Show this node and its place in the cluster."),
         "version": LazyCommand("pyswarm_cli.system.commands:version", "Show the versions of this command and of the daemon."),
+        "simulate": LazyCommand("pyswarm_cli.system.simulate:simulate", "Ask an imagined cluster what would happen."),
         "lab": LazyCommand("pyswarm_cli.lab.commands:lab", "Hosts on this machine, for trying and testing."),
     },
 )

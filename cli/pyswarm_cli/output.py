@@ -110,6 +110,12 @@ def parse_filters(pairs: Iterable[str]) -> dict[str, dict[str, bool]] | None:
     return filters or None
 
 
+def warn_of(answer: Mapping[str, Any] | None) -> None:
+    """Print the warnings of an answer on standard error."""
+    for warning in (answer or {}).get("Warnings") or ():
+        click.echo(f"Warning: {warning}", err=True)
+
+
 def for_each(names: Iterable[str], act: Callable[[str], object]) -> None:
     """Act on each name; when some fail, go on with the others, then end with exit code 1."""
     failures = 0

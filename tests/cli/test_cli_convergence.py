@@ -122,16 +122,84 @@ def test_a_task_that_is_not_restarted_ends_the_wait() -> None:
     assert look(task("a", "shutdown", desired="shutdown")).failure == ""
 
 
-@pytest.mark.parametrize("state", ["paused", "rollback_completed", "rollback_paused"])
-def test_an_update_that_went_wrong_ends_the_wait(state: str) -> None:
-    progress = look(of=service(0, UpdateStatus={"State": state, "Message": "task b failed"}))
-    assert progress.failure == f"the update is {state.replace('_', ' ')}: task b failed"
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("paused", "the update paused"),
+        ("rollback_completed", "the update was rolled back"),
+        ("rollback_paused", "the rollback paused"),
+    ],
+)
+def test_an_update_that_went_wrong_ends_the_wait(state: str, words: str) -> None:
+    status = {"State": state, "Message": "task b failed"}
+    assert look(of=service(0, UpdateStatus=status)).failure == f"{words}: task b failed"
+    watch = ConvergenceWatch((), update_before=status)
+    assert look(watch=watch, of=service(0, UpdateStatus=status)).failure == "", "it went wrong before the wait began"
+
+
+def test_a_rollback_that_was_asked_for_is_no_failure() -> None:
+    asked_for = ConvergenceWatch((), is_rollback=True)
+    status = {"State": "rollback_completed", "Message": "rollback completed"}
+    progress = look(task("a", "running"), watch=asked_for, of=service(1, UpdateStatus=status))
+    assert (progress.is_converged, progress.failure, progress.needs_settling) == (True, "", False)
+    paused = look(watch=asked_for, of=service(1, UpdateStatus={"State": "rollback_paused", "Message": "task b failed"}))
+    assert paused.failure == "the rollback paused: task b failed"
 
 
 def test_an_update_under_way_is_not_converged() -> None:
     tasks = (task("a", "running"), task("b", "running", slot=2))
     assert not look(*tasks, of=service(2, UpdateStatus={"State": "updating"})).is_converged
     assert look(*tasks, of=service(2, UpdateStatus={"State": "completed"})).is_converged
+
+
+def test_an_update_that_watches_its_tasks_says_so_and_a_rollback_is_called_one() -> None:
+    updating = service(1, UpdateStatus={"State": "updating"}, PreviousSpec={"TaskTemplate": {"ForceUpdate": 1}})
+    assert summary(look(task("a", "running"), of=updating)) == "web: 1 of 1 tasks updated, watched for failures"
+    rolling = service(2, UpdateStatus={"State": "rollback_started"}, PreviousSpec={"TaskTemplate": {"ForceUpdate": 1}})
+    assert summary(look(task("a", "running"), of=rolling)) == "web: 1 of 2 tasks rolled back"
+
+
+def job(iteration: int = 0, **mode: Any) -> dict[str, Any]:
+    status = {"JobIteration": {"Index": iteration}} if iteration else {"JobIteration": {}}
+    return {"ID": "s1", "Spec": {"Name": "job", "Mode": mode, "TaskTemplate": {}}, "JobStatus": status}
+
+
+def of_iteration(made: dict[str, Any], index: int) -> dict[str, Any]:
+    return {**made, "JobIteration": {"Index": index} if index else {}}
+
+
+def test_a_job_converges_when_all_have_completed() -> None:
+    five = job(ReplicatedJob={"TotalCompletions": 3, "MaxConcurrent": 2})
+    done = task("a", "complete", slot=0)
+    progress = look(done, task("b", "running", slot=1), of=five)
+    assert (progress.is_converged, summary(progress)) == (False, "job: 1/3 completed, 1 running")
+    assert [slot.name for slot in progress.slots] == ["job.0", "job.1"]
+    ended = [done, task("b", "complete", slot=1, desired="shutdown"), task("c", "complete", slot=2)]
+    progress = look(*ended, of=five)
+    assert (progress.is_converged, progress.failure, progress.needs_settling) == (True, "", False)
+
+
+def test_only_the_present_run_of_a_job_counts() -> None:
+    again = job(2, ReplicatedJob={})
+    former, present = of_iteration(task("a", "complete", slot=0), 1), of_iteration(task("b", "running", slot=0, created=1), 2)
+    assert not look(former, of=again).is_converged
+    assert summary(look(former, present, of=again)) == "job: 0/1 completed, 1 running"
+    assert look(former, of_iteration(task("b", "complete", slot=0, created=1), 2), of=again).is_converged
+
+
+def test_a_job_whose_task_is_not_tried_again_fails() -> None:
+    failed = task("a", "failed", slot=0, desired="shutdown", exit_code=2)
+    progress = look(failed, of=job(ReplicatedJob={}))
+    assert progress.failure == "task job.0 is not restarted, as its restart policy says: task: non-zero exit (2)"
+
+
+def test_a_global_job_needs_a_moment_until_its_tasks_are_made() -> None:
+    everywhere = job(GlobalJob={})
+    assert look(of=everywhere).needs_settling
+    tasks = [task("a", "complete", slot=0, node="n1"), task("b", "running", slot=0, node="n2")]
+    assert not look(*tasks, of=everywhere).is_converged
+    assert look(tasks[0], of=everywhere).is_converged
+    assert look(of=service(None)).needs_settling, "so does a global service"
 
 
 def test_lines_say_each_news_once(capsys: pytest.CaptureFixture[str]) -> None:

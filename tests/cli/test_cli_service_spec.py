@@ -5,9 +5,10 @@ from typing import Any
 import click
 import pytest
 
+from pyswarm_cli.service.changed_spec import updated_spec
 from pyswarm_cli.service.commands import create, update
 from pyswarm_cli.service.mounts import parse_mount, parse_publish
-from pyswarm_cli.service.spec import service_spec, updated_spec
+from pyswarm_cli.service.spec import service_spec
 
 ENVIRONMENT = {"HOME": "/root"}
 

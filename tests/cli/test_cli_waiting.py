@@ -17,6 +17,7 @@ from click.testing import Result
 
 from pyswarm_cli.engine import EngineClient
 from pyswarm_cli.service import waiting
+from pyswarm_cli.service.convergence import ConvergenceWatch
 from pyswarm_cli.service.display import SilentDisplay
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Service, Task, TaskStatus
@@ -197,7 +198,8 @@ def test_a_daemon_that_is_away_is_waited_for_but_not_for_ever() -> None:
         nonlocal now_s
         now_s += seconds
 
-    wait = waiting.Waiting(AwayEngine(), ended_before=set(), timeout_ns=None, monotonic_s=lambda: now_s, sleep=sleep)
+    watch = ConvergenceWatch(())
+    wait = waiting.Waiting(AwayEngine(), watch, timeout_ns=None, monotonic_s=lambda: now_s, sleep=sleep)
     with pytest.raises(click.ClickException, match="pyswarmd does not run"):
         wait.run("s1", SilentDisplay())
     assert waiting.DAEMON_PATIENCE_S <= now_s < waiting.DAEMON_PATIENCE_S + 1
@@ -219,7 +221,7 @@ async def test_a_list_imports_neither_rich_nor_msgspec(api_socket: str) -> None:
     script = (
         "import sys; from pyswarm_cli.main import pyswarm\n"
         f"pyswarm(['-H', 'unix://{api_socket}', 'service', 'ls'], standalone_mode=False)\n"
-        "print(sorted({'rich', 'msgspec', 'httpx', 'pyswarm_common', 'asyncio'} & set(sys.modules)))"
+        "print(sorted({'rich', 'msgspec', 'httpx', 'pyswarm_common.specs', 'asyncio'} & set(sys.modules)))"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()

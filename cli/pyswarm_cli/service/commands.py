@@ -1,7 +1,7 @@
 """`pyswarm service …`: the commands that make and change services. Listing and inspecting are in `listing`, logs in `logs`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,12 +9,10 @@ import click
 
 from pyswarm_cli.engine import EngineClient
 from pyswarm_cli.lazy_group import LazyCommand, LazyGroup
-from pyswarm_cli.output import for_each
+from pyswarm_cli.output import for_each, warn_of
 from pyswarm_cli.service.options import create_options, update_options, wait_options
 
 pass_engine = click.make_pass_decorator(EngineClient)
-_CHANGED_MEANWHILE = "update out of sequence"
-_MAX_TRIES = 5
 
 
 @click.group(
@@ -23,6 +21,7 @@ _MAX_TRIES = 5
         "ls": LazyCommand("pyswarm_cli.service.listing:list_services", "List services."),
         "ps": LazyCommand("pyswarm_cli.service.listing:ps", "List the tasks of services, with what went wrong."),
         "inspect": LazyCommand("pyswarm_cli.service.listing:inspect", "Show all about services."),
+        "runs": LazyCommand("pyswarm_cli.service.runs:runs", "List the runs of a scheduled job."),
         "logs": LazyCommand("pyswarm_cli.service.logs:logs", "Show what a service's tasks, or one task, said."),
     },
 )
@@ -44,25 +43,40 @@ def create(
     detach: bool,
     quiet: bool,
     wait_timeout: int | None,
+    dry_run: bool,
+    output_format: str,
     **options: Any,
 ) -> None:
-    """Create a service, print its id, and wait until its tasks run.
+    """Create a service, and wait until its tasks run.
+
+    Prints its id. A job is waited for until it is complete; one with a schedule runs when it is due.
 
     \b
     Examples:
       pyswarm service create --name web --replicas 3 --network app nginx:1.22
-      pyswarm service create --name ticker alpine sh -c 'while sleep 1; do date; done'
+      pyswarm service create --name web --replicas 6 --update-order start-first --update-failure-action rollback nginx
+      pyswarm service create --name agent --mode global --constraint node.role==worker monitor:2
+      pyswarm service create --name resize --mode replicated-job --replicas 20 --max-concurrent 5 resizer
+      pyswarm service create --name backup --mode replicated-job --schedule '30 3 * * *' --schedule-timezone Europe/Berlin saver
+      pyswarm service create --name api --depends-on db --env DB=db api:7
+      pyswarm service create --dry-run --replicas 8 --reserve-memory 2g --constraint node.labels.disk==ssd db:15
     """
     from pyswarm_cli.service.spec import service_spec
 
-    created = engine.post("services", "create", body=service_spec(image, command, options, os.environ))
-    _warn(created)
+    spec = service_spec(image, command, options, os.environ)
+    if dry_run:
+        from pyswarm_cli.service.dry_run import show_dry_run
+
+        show_dry_run(engine, spec, output_format)
+        return
+    created = engine.post("services", "create", body=spec)
+    warn_of(created)
     click.echo(created["ID"])
     if not detach:
-        from pyswarm_cli.service.waiting import wait_until_converged
+        from pyswarm_cli.service.waiting import ChangedService, Patience, wait_until_converged
 
         name = options["name"] or engine.get("services", created["ID"])["Spec"]["Name"]
-        wait_until_converged(engine, {"ID": created["ID"], "Name": name}, ended_before=set(), quiet=quiet, timeout_ns=wait_timeout)
+        wait_until_converged(engine, ChangedService(created["ID"], name), Patience(detach, quiet, wait_timeout))
 
 
 @service.command()
@@ -73,13 +87,44 @@ def create(
 def update(engine: EngineClient, /, name: str, detach: bool, quiet: bool, wait_timeout: int | None, **options: Any) -> None:
     """Change a service, and wait until tasks of its new form run.
 
-    Example: pyswarm service update --image nginx:1.24 --env-add LEVEL=debug web
-    """
-    from pyswarm_cli.service.spec import updated_spec
+    Tasks are replaced a few at a time, as --update-parallelism and --update-delay say. An update that fails is paused, goes on or
+    is rolled back, as --update-failure-action says; when it does not complete, the exit code is 1. A paused update goes on with the
+    next `service update`.
 
-    before = _change(engine, name, lambda spec: updated_spec(spec, options, os.environ))
+    \b
+    Examples:
+      pyswarm service update --image nginx:1.24 --env-add LEVEL=debug web
+      pyswarm service update --image nginx:1.24 --update-parallelism 2 --update-delay 10s --update-order start-first web
+      pyswarm service update --constraint-add node.labels.zone==north --constraint-rm node.labels.zone==south web
+      pyswarm service update --force web
+      pyswarm service update --schedule '0 4 * * *' backup
+    """
+    if options.pop("rollback"):
+        _refuse_other_options(options)
+        _roll_back(engine, name, detach=detach, quiet=quiet, timeout_ns=wait_timeout)
+        return
+    from pyswarm_cli.service.changed_spec import updated_spec
+    from pyswarm_cli.service.changing import change_service
+    from pyswarm_cli.service.waiting import Patience, wait_until_converged
+
+    networks = _network_ids(engine, (*options["network_add"], *options["network_rm"]))
+    changed = change_service(engine, name, lambda spec: updated_spec(spec, options, os.environ, networks))
     click.echo(name)
-    _wait_for([before], engine, detach=detach, quiet=quiet, timeout_ns=wait_timeout)
+    wait_until_converged(engine, changed, Patience(detach, quiet, wait_timeout))
+
+
+@service.command()
+@wait_options
+@click.argument("name", metavar="SERVICE")
+@pass_engine
+def rollback(engine: EngineClient, name: str, detach: bool, quiet: bool, wait_timeout: int | None) -> None:
+    """Return a service to its previous form.
+
+    Waits until tasks of that form run. It goes as the --rollback options of the service say. Rolling back twice is where one began.
+
+    Example: pyswarm service rollback web
+    """
+    _roll_back(engine, name, detach=detach, quiet=quiet, timeout_ns=wait_timeout)
 
 
 @service.command()
@@ -91,14 +136,17 @@ def scale(engine: EngineClient, wanted: tuple[str, ...], detach: bool, quiet: bo
 
     Example: pyswarm service scale web=10 worker=4
     """
-    from pyswarm_cli.service.spec import with_replicas
+    from pyswarm_cli.service.changed_spec import with_replicas
+    from pyswarm_cli.service.changing import change_service
+    from pyswarm_cli.service.waiting import Patience, wait_until_converged
 
     pairs = [_parse_scale(text) for text in wanted]
     changed = []
     for name, replicas in pairs:
-        changed.append(_change(engine, name, partial(with_replicas, replicas=replicas)))
+        changed.append(change_service(engine, name, partial(with_replicas, replicas=replicas)))
         click.echo(f"{name} scaled to {replicas}")
-    _wait_for(changed, engine, detach=detach, quiet=quiet, timeout_ns=wait_timeout)
+    for each in changed:
+        wait_until_converged(engine, each, Patience(detach, quiet, wait_timeout))
 
 
 @service.command()
@@ -127,39 +175,27 @@ def rm(engine: EngineClient, wait: bool, services: tuple[str, ...]) -> None:
             wait_until_gone(engine, removed, timeout_ns=None)
 
 
-def _change(engine: EngineClient, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """Post a changed spec, again when somebody else's change came between; returns the service, with what had ended before."""
-    from pyswarm_cli.engine import EngineError
-    from pyswarm_cli.service.waiting import ended_before
+def _roll_back(engine: EngineClient, name: str, *, detach: bool, quiet: bool, timeout_ns: int | None) -> None:
+    from pyswarm_cli.service.changing import change_service
+    from pyswarm_cli.service.waiting import Patience, wait_until_converged
 
-    for left in reversed(range(_MAX_TRIES)):
-        found: dict[str, Any] = engine.get("services", name)
-        ended = ended_before(engine, found["ID"])
-        try:
-            answer = engine.post(
-                "services",
-                found["ID"],
-                "update",
-                body=change(found["Spec"]),
-                version=found["Version"]["Index"],
-                registryAuthFrom="spec",
-            )
-        except EngineError as error:
-            if left and _CHANGED_MEANWHILE in error.message:
-                continue
-            raise
-        _warn(answer)
-        break
-    return {"ID": found["ID"], "Name": found["Spec"]["Name"], "ended_before": ended}
+    changed = change_service(engine, name, lambda spec: spec, is_rollback=True)
+    click.echo(name)
+    wait_until_converged(engine, changed, Patience(detach, quiet, timeout_ns))
 
 
-def _wait_for(changed: list[dict[str, Any]], engine: EngineClient, *, detach: bool, quiet: bool, timeout_ns: int | None) -> None:
-    if detach:
-        return
-    from pyswarm_cli.service.waiting import wait_until_converged
+def _refuse_other_options(options: Mapping[str, Any]) -> None:
+    given = [name for name, value in options.items() if value not in (None, "", (), False) and name != "no_resolve_image"]
+    if given:
+        raise click.UsageError(f"--rollback does not go with other changes (--{given[0].replace('_', '-')})")
 
-    for each in changed:
-        wait_until_converged(engine, each, ended_before=each["ended_before"], quiet=quiet, timeout_ns=timeout_ns)
+
+def _network_ids(engine: EngineClient, references: Iterable[str]) -> dict[str, str]:
+    """The ids of networks that are named: the spec holds ids."""
+    from pyswarm_cli.service.spec import parse_network
+
+    names = {parse_network(text)["Target"] for text in references}
+    return {name: engine.get("networks", name)["Id"] for name in names}
 
 
 def _parse_scale(text: str) -> tuple[str, int]:
@@ -167,8 +203,3 @@ def _parse_scale(text: str) -> tuple[str, int]:
     if not name or not equals or not number.isascii() or not number.isdigit():
         raise click.UsageError(f"{text!r} is not SERVICE=REPLICAS, such as web=3")
     return name, int(number)
-
-
-def _warn(answer: dict[str, Any] | None) -> None:
-    for warning in (answer or {}).get("Warnings") or ():
-        click.echo(f"Warning: {warning}", err=True)

@@ -4,27 +4,36 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from pyswarm_cli.service.listing import port_text, service_mode
+from pyswarm_cli.service.listing import port_text
+from pyswarm_cli.service.modes import job_iteration, service_mode
+from pyswarm_cli.service.rules import generic_resource_text
+from pyswarm_cli.service.runs import moment, run_row, schedule_text
 from pyswarm_cli.units import format_binary_bytes, format_duration_ns
 
+_LATEST_RUNS = 5
 
-def describe_service(found: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str, Any]:
-    """Return the members to print; `networks` gives the names of networks by id."""
+
+def describe_service(
+    found: Mapping[str, Any], networks: Mapping[str, str], runs: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the members to print; `networks`: their names by id; `runs`: of a scheduled job, as the API tells them."""
     spec, endpoint = found["Spec"], found.get("Endpoint") or {}
     template = spec["TaskTemplate"]
-    replicated = (spec.get("Mode") or {}).get("Replicated")
     vips = {networks.get(v["NetworkID"], v["NetworkID"]): v["Addr"] for v in endpoint.get("VirtualIPs") or ()}
-    status = found.get("UpdateStatus") or {}
     return {
         "ID": found["ID"],
         "Name": spec["Name"],
         "Labels": spec.get("Labels"),
         "Service Mode": service_mode(spec),
-        "Replicas": None if replicated is None else str(replicated.get("Replicas", 1)),
+        **_counts(spec.get("Mode") or {}),
+        "Job": _job(found.get("JobStatus") or {}),
+        "Schedule": _schedule(runs),
         "Created": found["CreatedAt"],
         "Updated": found["UpdatedAt"],
-        "Update Status": {"State": status.get("State"), "Message": status.get("Message")},
+        "Update Status": _update_status(found.get("UpdateStatus") or {}),
         "Placement": _placement(template.get("Placement") or {}),
+        "Update Config": _roll_config(spec.get("UpdateConfig") or {}),
+        "Rollback Config": _roll_config(spec.get("RollbackConfig") or {}),
         "Restart Policy": _restart_policy(template.get("RestartPolicy") or {}),
         "Container": _container(template.get("ContainerSpec") or {}),
         "Resources": _resources(template.get("Resources") or {}),
@@ -32,6 +41,51 @@ def describe_service(found: Mapping[str, Any], networks: Mapping[str, str]) -> d
         "Endpoint Mode": (spec.get("EndpointSpec") or {}).get("Mode"),
         "Virtual IPs": vips,
         "Ports": [port_text(port) for port in endpoint.get("Ports") or ()],
+    }
+
+
+def _counts(mode: Mapping[str, Any]) -> dict[str, str]:
+    if "ReplicatedJob" in mode:
+        job = mode["ReplicatedJob"] or {}
+        return {"Max Concurrent": str(job.get("MaxConcurrent", 1)), "Total Completions": str(job.get("TotalCompletions", 1))}
+    return {"Replicas": str((mode["Replicated"] or {}).get("Replicas", 1))} if "Replicated" in mode else {}
+
+
+def _job(status: Mapping[str, Any]) -> dict[str, Any]:
+    if not status:
+        return {}
+    last = status.get("LastExecution") or ""
+    return {"Iteration": str(job_iteration(status)), "Last execution": moment(last) if not last.startswith("0001") else None}
+
+
+def _schedule(runs: Mapping[str, Any] | None) -> dict[str, Any]:
+    if runs is None:
+        return {}
+    rows = [run_row(run) for run in reversed(runs["Runs"][-_LATEST_RUNS:])]
+    latest = [f"{row['Due']} {row['Outcome']}{' after ' if row['Took'] else ''}{row['Took']}" for row in rows]
+    return {"Rule": schedule_text(runs).partition("; ")[0], "Next run": moment(runs["NextDue"]), "Latest runs": latest}
+
+
+def _update_status(status: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "State": status.get("State"),
+        "Started": moment(status.get("StartedAt") or ""),
+        "Completed": moment(status.get("CompletedAt") or ""),
+        "Message": status.get("Message"),
+    }
+
+
+def _roll_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    if not config:
+        return {}
+    parallelism = config.get("Parallelism", 0)
+    return {
+        "Parallelism": str(parallelism) if parallelism else "all at once",
+        "Delay": format_duration_ns(config["Delay"]) if config.get("Delay") else None,
+        "On failure": config.get("FailureAction"),
+        "Monitoring period": format_duration_ns(config["Monitor"]) if config.get("Monitor") is not None else None,
+        "Max failure ratio": f"{config.get('MaxFailureRatio') or 0:g}",
+        "Order": config.get("Order"),
     }
 
 
@@ -78,5 +132,6 @@ def _resources(resources: Mapping[str, Any]) -> dict[str, Any]:
             "CPU": f"{amounts['NanoCPUs'] / 1e9:g}" if amounts.get("NanoCPUs") else None,
             "Memory": format_binary_bytes(amounts["MemoryBytes"]) if amounts.get("MemoryBytes") else None,
             "PIDs": amounts.get("Pids") or None,
+            "Generic": [generic_resource_text(each) for each in amounts.get("GenericResources") or ()],
         }
     return described

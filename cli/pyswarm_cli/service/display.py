@@ -113,8 +113,14 @@ def display_for(stream: IO[str], *, quiet: bool) -> Iterator[Display]:
 
 
 def summary(progress: Progress) -> str:
-    """Return the first line: how many tasks run, in their new form after an update."""
-    return f"{progress.service}: {progress.running} of {progress.desired} tasks {'updated' if progress.is_update else 'running'}"
+    """Return the first line: how many tasks run, in their new form after an update; of a job, how many have completed."""
+    if progress.is_scheduled:
+        return f"{progress.service}: runs by its schedule"
+    if progress.completed is not None:
+        return f"{progress.service}: {progress.completed}/{progress.desired} completed, {progress.running} running"
+    done = "rolled back" if progress.is_rollback else "updated" if progress.is_update else "running"
+    watched = ", watched for failures" if progress.is_watched else ""
+    return f"{progress.service}: {progress.running} of {progress.desired} tasks {done}{watched}"
 
 
 def trouble_of(slot: SlotProgress) -> str:

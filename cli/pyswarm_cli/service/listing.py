@@ -19,11 +19,11 @@ from pyswarm_cli.output import (
     short_id,
     with_options,
 )
-from pyswarm_cli.service.task_rows import TASK_COLUMNS, Names, task_rows
+from pyswarm_cli.service.modes import is_job, is_scheduled, service_mode, total_completions
+from pyswarm_cli.service.task_rows import TASK_COLUMNS, Names, node_names, task_rows
 
 pass_engine = click.make_pass_decorator(EngineClient)
 COLUMNS = {"ID": "ID", "NAME": "Name", "MODE": "Mode", "REPLICAS": "Replicas", "IMAGE": "Image", "PORTS": "Ports"}
-_MODES = {"Replicated": "replicated", "Global": "global", "ReplicatedJob": "replicated job", "GlobalJob": "global job"}
 
 
 @click.command(name="ls")
@@ -52,14 +52,14 @@ def ps(
 
     Example: pyswarm service ps --filter desired-state=running web
     """
-    found = {each["ID"]: each["Spec"]["Name"] for each in (engine.get("services", name) for name in services)}
-    wanted = {**(parse_filters(filters) or {}), "service": dict.fromkeys(found, True)}
+    found = [engine.get("services", name) for name in services]
+    wanted = {**(parse_filters(filters) or {}), "service": {each["ID"]: True for each in found}}
     if "node" in wanted and "self" in wanted["node"]:
         del wanted["node"]["self"]
         wanted["node"][engine.get("info")["Swarm"]["NodeID"]] = True
     tasks = engine.get("tasks", filters=wanted)
-    nodes = Names.read(engine).nodes if tasks else {}
-    rows = task_rows(tasks, Names(found, nodes), time.time(), whole_ids=no_trunc)
+    names = Names.of_services(found, node_names(engine.get("nodes")) if tasks else {})
+    rows = task_rows(tasks, names, time.time(), whole_ids=no_trunc)
     print_rows(rows, TASK_COLUMNS, output_format, quiet_key="ID" if quiet else "")
 
 
@@ -82,7 +82,8 @@ def inspect(engine: EngineClient, output_format: str, pretty: bool, services: tu
 
     networks = {each["Id"]: each["Name"] for each in engine.get("networks")}
     for each in found:
-        print_members(describe_service(each, networks))
+        runs = engine.get("pyswarm", "services", each["ID"], "runs") if is_scheduled(each["Spec"]) else None
+        print_members(describe_service(each, networks, runs))
 
 
 def service_row(found: Mapping[str, Any]) -> dict[str, str]:
@@ -94,15 +95,10 @@ def service_row(found: Mapping[str, Any]) -> dict[str, str]:
         "ID": short_id(found["ID"]),
         "Name": spec["Name"],
         "Mode": service_mode(spec),
-        "Replicas": _replicas(found),
+        "Replicas": replicas_text(found),
         "Image": container.get("Image", "").partition("@sha256:")[0],
         "Ports": ", ".join(port_text(port) for port in ports),
     }
-
-
-def service_mode(spec: Mapping[str, Any]) -> str:
-    """Return the word for a service's mode."""
-    return next((word for key, word in _MODES.items() if key in (spec.get("Mode") or {})), "replicated")
 
 
 def port_text(port: Mapping[str, Any]) -> str:
@@ -110,8 +106,13 @@ def port_text(port: Mapping[str, Any]) -> str:
     return f"*:{port.get('PublishedPort', 0)}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
 
 
-def _replicas(found: Mapping[str, Any]) -> str:
-    status = found.get("ServiceStatus") or {}
-    text = f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
-    at_most = (found["Spec"]["TaskTemplate"].get("Placement") or {}).get("MaxReplicas")
+def replicas_text(found: Mapping[str, Any]) -> str:
+    """Return how many tasks run of how many, as docker words it: `3/3 (max 1 per node)`, of a job `1/2 (5/20 completed)`."""
+    spec, status = found["Spec"], found.get("ServiceStatus") or {}
+    desired = status.get("DesiredTasks", 0)
+    text = f"{status.get('RunningTasks', 0)}/{desired}"
+    at_most = (spec["TaskTemplate"].get("Placement") or {}).get("MaxReplicas")
+    if is_job(spec):
+        completed, total = status.get("CompletedTasks", 0), total_completions(spec)
+        return f"{text} ({completed}/{desired + completed if total is None else total} completed)"
     return f"{text} (max {at_most} per node)" if at_most else text

@@ -3,7 +3,7 @@
 import http.client
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
@@ -11,6 +11,7 @@ import click
 
 from pyswarm_cli.engine import EngineClient, EngineError, worded_for_cli
 from pyswarm_cli.output import short_id
+from pyswarm_cli.service.task_rows import Names, task_base_name
 
 pass_engine = click.make_pass_decorator(EngineClient)
 _FRAME_HEADER = struct.Struct(">BxxxL")
@@ -98,17 +99,19 @@ class LineNames:
     def _name(self, details: dict[str, str]) -> str:
         task_id, node_id = details.get(f"{_DETAIL}task.id", ""), details.get(f"{_DETAIL}node.id", "")
         service_id = details.get(f"{_DETAIL}service.id", "")
-        service = self._look_up("services", service_id, lambda found: found["Spec"]["Name"])
-        node = self._look_up("nodes", node_id, lambda found: found["Description"]["Hostname"])
-        slot = self._look_up("tasks", task_id, lambda found: str(found.get("Slot") or found.get("NodeID", "")))
-        task = f".{short_id(task_id, whole=self._whole_ids)}" if self._with_task_ids else ""
-        return f"{service}.{slot}{task}@{node}"
+        service, task = self._look_up("services", service_id), self._look_up("tasks", task_id)
+        node = self._look_up("nodes", node_id)
+        names = Names.of_services([service] if service else [], {})
+        base = task_base_name(task, names) if task else f"{names.services.get(service_id, service_id)}.{task_id}"
+        suffix = f".{short_id(task_id, whole=self._whole_ids)}" if self._with_task_ids else ""
+        return f"{base}{suffix}@{node['Description']['Hostname'] if node else node_id}"
 
-    def _look_up(self, kind: str, object_id: str, name_of: Callable[[dict[str, Any]], str]) -> str:
+    def _look_up(self, kind: str, object_id: str) -> dict[str, Any] | None:
         try:
-            return name_of(self._engine.get(kind, object_id))
+            found: dict[str, Any] = self._engine.get(kind, object_id)
+            return found
         except EngineError:  # it was removed meanwhile
-            return object_id
+            return None
 
 
 def _find(engine: EngineClient, name: str) -> tuple[str, str, bool]:

@@ -1,4 +1,4 @@
-"""From the options of `service create` and `service update` to a service spec in the Engine API's JSON. Pure.
+"""From the options of `service create` to a service spec in the Engine API's JSON. Pure. (Those of `update`: `changed_spec`.)
 
 Only what was asked for goes into the spec: the daemon fills in its defaults. Raises click.BadParameter and click.UsageError.
 """
@@ -11,9 +11,18 @@ import click
 
 from pyswarm_cli.key_values import parse_environment, parse_fields, parse_labels
 from pyswarm_cli.service.mounts import parse_mount, parse_publish
+from pyswarm_cli.service.rules import (
+    SCHEDULE_LABELS,
+    Options,
+    given,
+    parse_generic_resource,
+    parse_preference,
+    restart_policy,
+    roll_config,
+    rule_labels,
+)
 
-Options = Mapping[str, Any]
-"""The options by click's names: `replicas`, `env`, …; None or () when not given."""
+_JOBS = ("replicated-job", "global-job")
 
 
 def service_spec(image: str, command: Sequence[str], options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -21,18 +30,21 @@ def service_spec(image: str, command: Sequence[str], options: Options, environme
     template = {
         "ContainerSpec": _container(image, command, options, environment),
         "Resources": _resources(options),
-        "RestartPolicy": _restart_policy(options),
+        "RestartPolicy": restart_policy(options),
         "Placement": _placement(options),
         "Networks": [parse_network(text) for text in options["network"]],
     }
     spec = {
         "Name": options["name"] or "",
-        "Labels": parse_labels(options["label"]),
-        "TaskTemplate": _given(template),
+        "Labels": {**parse_labels(options["label"]), **rule_labels(options)},
+        "TaskTemplate": given(template),
         "Mode": _mode(options),
+        "UpdateConfig": roll_config(options, "update", {}),
+        "RollbackConfig": roll_config(options, "rollback", {}),
         "EndpointSpec": _endpoint(options),
     }
-    return {**_given(spec), "Name": spec["Name"], "Mode": spec["Mode"]}
+    _check_mode(options, spec)
+    return {**given(spec), "Name": spec["Name"], "Mode": spec["Mode"]}
 
 
 def parse_network(text: str) -> dict[str, Any]:
@@ -41,18 +53,10 @@ def parse_network(text: str) -> dict[str, Any]:
         return {"Target": text}
     parts = text.split(",")
     aliases = [part.partition("=")[2] for part in parts if part.startswith("alias=")]
-    given = parse_fields(",".join(part for part in parts if not part.startswith("alias=")), "--network", {"name": "Target"})
-    if "Target" not in given:
+    members = parse_fields(",".join(part for part in parts if not part.startswith("alias=")), "--network", {"name": "Target"})
+    if "Target" not in members:
         raise click.BadParameter(f"--network {text!r}: name=NETWORK is missing")
-    return {**given, "Aliases": aliases} if aliases else given
-
-
-def parse_preference(text: str) -> dict[str, Any]:
-    """Return the placement preference in `spread=node.labels.zone`."""
-    strategy, equals, descriptor = text.partition("=")
-    if strategy != "spread" or not equals or not descriptor:
-        raise click.BadParameter(f"--placement-pref {text!r} is not spread=LABEL, such as spread=node.labels.zone")
-    return {"Spread": {"SpreadDescriptor": descriptor}}
+    return {**members, "Aliases": aliases} if aliases else members
 
 
 def parse_capability(name: str) -> str:
@@ -62,7 +66,7 @@ def parse_capability(name: str) -> str:
 
 
 def _container(image: str, command: Sequence[str], options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
-    return _given(
+    return given(
         {
             "Image": image,
             "Labels": parse_labels(options["container_label"]),
@@ -93,21 +97,16 @@ def split_command(text: str) -> list[str]:
 
 def _resources(options: Options) -> dict[str, Any]:
     limits = {"NanoCPUs": options["limit_cpu"], "MemoryBytes": options["limit_memory"], "Pids": options["limit_pids"]}
-    reservations = {"NanoCPUs": options["reserve_cpu"], "MemoryBytes": options["reserve_memory"]}
-    return _given({"Limits": _given(limits), "Reservations": _given(reservations)})
-
-
-def _restart_policy(options: Options) -> dict[str, Any]:
-    return _given(
-        {"Condition": options["restart_condition"]},
-        Delay=options["restart_delay"],
-        MaxAttempts=options["restart_max_attempts"],
-        Window=options["restart_window"],
-    )
+    reservations = {
+        "NanoCPUs": options["reserve_cpu"],
+        "MemoryBytes": options["reserve_memory"],
+        "GenericResources": [parse_generic_resource(text) for text in options["generic_resource"]],
+    }
+    return given({"Limits": given(limits), "Reservations": given(reservations)})
 
 
 def _placement(options: Options) -> dict[str, Any]:
-    return _given(
+    return given(
         {
             "Constraints": list(options["constraint"]),
             "Preferences": [parse_preference(text) for text in options["placement_pref"]],
@@ -117,78 +116,36 @@ def _placement(options: Options) -> dict[str, Any]:
 
 
 def _mode(options: Options) -> dict[str, Any]:
-    if options["mode"] == "global":
-        if options["replicas"] is not None:
-            raise click.UsageError("a global service has one task on each node: --replicas does not go with --mode global")
-        return {"Global": {}}
-    return {"Replicated": {} if options["replicas"] is None else {"Replicas": options["replicas"]}}
+    replicas, at_once = options["replicas"], options["max_concurrent"]
+    match options["mode"]:
+        case "global":
+            return {"Global": {}}
+        case "global-job":
+            return {"GlobalJob": {}}
+        case "replicated-job":
+            return {"ReplicatedJob": given({}, MaxConcurrent=replicas if at_once is None else at_once, TotalCompletions=replicas)}
+    return {"Replicated": given({}, Replicas=replicas)}
+
+
+def _check_mode(options: Options, spec: Mapping[str, Any]) -> None:
+    """Refuse what does not go together, before the daemon does."""
+    mode = options["mode"]
+    if mode in ("global", "global-job"):
+        for name in ("replicas", "replicas_max_per_node"):
+            if options[name] is not None:
+                flag = name.replace("_", "-")
+                raise click.UsageError(f"--{flag} does not go with --mode {mode}, which has one task on each node")
+    if options["max_concurrent"] is not None and mode != "replicated-job":
+        raise click.UsageError("--max-concurrent only goes with --mode replicated-job")
+    if mode in _JOBS and (spec["UpdateConfig"] or spec["RollbackConfig"]):
+        raise click.UsageError("update and rollback configuration is not supported for jobs")
+    if mode in _JOBS and options["restart_condition"] == "any":
+        raise click.UsageError("a job ends when its tasks complete: --restart-condition any does not go with it")
+    if options["schedule"] and mode not in _JOBS:
+        raise click.UsageError("--schedule goes with a job: add --mode replicated-job or --mode global-job")
+    if not options["schedule"] and any(label in spec["Labels"] for label in SCHEDULE_LABELS[1:]):
+        raise click.UsageError("--schedule is missing: the other --schedule options say how it is followed")
 
 
 def _endpoint(options: Options) -> dict[str, Any]:
-    return _given({"Mode": options["endpoint_mode"], "Ports": [parse_publish(text) for text in options["publish"]]})
-
-
-def _given(members: Mapping[str, Any], **zero_counts: int | None) -> dict[str, Any]:
-    """The members that are not empty, and those of `zero_counts`, of which 0 means something, that are not None."""
-    found = {name: value for name, value in members.items() if value}
-    return {**found, **{name: value for name, value in zero_counts.items() if value is not None}}
-
-
-def updated_spec(spec: Mapping[str, Any], options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return a service's spec with the changes that `service update` asks for."""
-    template = dict(spec["TaskTemplate"])
-    container, placement = dict(template.get("ContainerSpec") or {}), dict(template.get("Placement") or {})
-    changed = {**spec, "TaskTemplate": template}
-    if options["image"]:
-        container["Image"] = options["image"]
-    if options["args"] is not None:
-        container["Args"] = split_command(options["args"])
-    if options["replicas"] is not None:
-        changed = with_replicas(changed, options["replicas"])
-    if options["env_add"] or options["env_rm"]:
-        container["Env"] = _changed_environment(container.get("Env") or [], options, environment)
-    if options["label_add"] or options["label_rm"]:
-        labels = {**(spec.get("Labels") or {}), **parse_labels(options["label_add"])}
-        changed["Labels"] = {key: value for key, value in labels.items() if key not in options["label_rm"]}
-    if options["constraint_add"] or options["constraint_rm"]:
-        removed = set(map(_without_spaces, options["constraint_rm"]))
-        kept = [c for c in placement.get("Constraints") or [] if _without_spaces(c) not in removed]
-        placement["Constraints"] = [*kept, *(c for c in options["constraint_add"] if c not in kept)]
-        template["Placement"] = placement
-    if options["force"]:
-        template["ForceUpdate"] = int(template.get("ForceUpdate") or 0) + 1
-    _change_resources(template, options)
-    template["ContainerSpec"] = container
-    return changed
-
-
-def with_replicas(spec: Mapping[str, Any], replicas: int) -> dict[str, Any]:
-    """Return a replicated service's spec with another number of tasks. Raises click.ClickException for other modes."""
-    if "Replicated" not in (spec.get("Mode") or {"Replicated": {}}):
-        raise click.ClickException(f"service {spec.get('Name')} is not replicated: it has no number of replicas to change")
-    return {**spec, "Mode": {"Replicated": {"Replicas": replicas}}}
-
-
-def _changed_environment(before: Sequence[str], options: Options, environment: Mapping[str, str]) -> list[str]:
-    variables = dict(pair.partition("=")[::2] for pair in before)
-    variables |= dict(pair.partition("=")[::2] for pair in parse_environment(options["env_add"], environment))
-    return [f"{key}={value}" for key, value in variables.items() if key not in options["env_rm"]]
-
-
-def _change_resources(template: dict[str, Any], options: Options) -> None:
-    resources = {kind: dict(amounts or {}) for kind, amounts in (template.get("Resources") or {}).items()}
-    wanted: tuple[tuple[str, str, str], ...] = (
-        ("limit_cpu", "Limits", "NanoCPUs"),
-        ("limit_memory", "Limits", "MemoryBytes"),
-        ("reserve_cpu", "Reservations", "NanoCPUs"),
-        ("reserve_memory", "Reservations", "MemoryBytes"),
-    )
-    changes = [(kind, name, options[option]) for option, kind, name in wanted if options[option] is not None]
-    for kind, name, amount in changes:
-        resources.setdefault(kind, {})[name] = amount
-    if changes:
-        template["Resources"] = resources
-
-
-def _without_spaces(text: str) -> str:
-    return text.replace(" ", "")
+    return given({"Mode": options["endpoint_mode"], "Ports": [parse_publish(text) for text in options["publish"]]})

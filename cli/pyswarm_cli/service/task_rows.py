@@ -5,11 +5,12 @@ are what one looks here for.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pyswarm_cli.engine import EngineClient
 from pyswarm_cli.output import short_id
+from pyswarm_cli.service.modes import total_completions
 from pyswarm_cli.units import format_age, parse_time_s
 
 TASK_COLUMNS = {
@@ -32,12 +33,19 @@ class Names(NamedTuple):
 
     services: Mapping[str, str]
     nodes: Mapping[str, str]
+    counted_from_zero: frozenset[str] = frozenset()
+    """The ids of replicated jobs: their slots are counted from 0, which the API leaves out."""
 
     @classmethod
     def read(cls, engine: EngineClient) -> "Names":
         """Ask the daemon."""
-        services = {each["ID"]: each["Spec"]["Name"] for each in engine.get("services")}
-        return cls(services, node_names(engine.get("nodes")))
+        return cls.of_services(engine.get("services"), node_names(engine.get("nodes")))
+
+    @classmethod
+    def of_services(cls, services: Collection[Mapping[str, Any]], nodes: Mapping[str, str]) -> "Names":
+        """Return the names of these services, and of the nodes."""
+        from_zero = frozenset(each["ID"] for each in services if total_completions(each["Spec"]) is not None)
+        return cls({each["ID"]: each["Spec"]["Name"] for each in services}, nodes, from_zero)
 
 
 def node_names(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -49,7 +57,10 @@ def task_base_name(task: Mapping[str, Any], names: Names) -> str:
     """Return `web.1`, or `web.NODE-ID` for a task of a global service."""
     service_id = task.get("ServiceID", "")
     service = names.services.get(service_id, service_id)
-    return f"{service}.{task['Slot'] if task.get('Slot') else task.get('NodeID') or task['ID']}"
+    slot = task.get("Slot", 0)
+    if slot or service_id in names.counted_from_zero:
+        return f"{service}.{slot}"
+    return f"{service}.{task.get('NodeID') or task['ID']}"
 
 
 def task_rows(tasks: Iterable[Mapping[str, Any]], names: Names, now_s: float, *, whole_ids: bool) -> list[dict[str, str]]:

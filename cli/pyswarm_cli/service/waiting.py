@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from pyswarm_cli.engine import EngineClient, EngineError, EngineUnreachable
 from pyswarm_cli.service.convergence import ConvergenceWatch, Progress, ended_tasks
 from pyswarm_cli.service.display import Display, display_for, summary
+from pyswarm_cli.service.modes import is_job
 from pyswarm_cli.service.task_rows import node_names
 from pyswarm_cli.units import format_duration_ns
 
@@ -31,27 +33,49 @@ def tasks_of(engine: EngineClient, service_id: str, *, up_to_date: bool = False)
     return found
 
 
+@dataclass(frozen=True)
+class ChangedService:
+    """A service that was just made or changed, with what there was of it before: that is not what a wait is about."""
+
+    id: str
+    name: str
+    ended_before: set[str] = field(default_factory=set)
+    """The ids of the tasks that had ended."""
+    update_before: dict[str, Any] | None = None
+    """Its `UpdateStatus`."""
+    is_rollback: bool = False
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How a command waits: not at all (`detach`), without a word (`quiet`), for so long (None: for ever)."""
+
+    detach: bool = False
+    quiet: bool = False
+    timeout_ns: int | None = None
+
+
 class Waiting:
-    """One wait for one service. Make it before the change that it waits for, so that it knows what had failed before."""
+    """One wait for one service."""
 
     def __init__(
         self,
         engine: EngineClient,
+        watch: ConvergenceWatch,
         *,
-        ended_before: set[str],
         timeout_ns: int | None,
         monotonic_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine = engine
-        self._watch = ConvergenceWatch(ended_before)
+        self._watch = watch
         self._timeout_ns = timeout_ns
         self._monotonic_s = monotonic_s
         self._sleep = sleep
         self._nodes: dict[str, str] = {}
 
-    def run(self, service_id: str, display: Display) -> None:
-        """Return when the service has converged. Raises click.ClickException when it fails, is removed, or the time is over."""
+    def run(self, service_id: str, display: Display) -> Progress:
+        """Return the service as it has converged. Raises click.ClickException when it fails, is removed, or the time is over."""
         started_s = answered_s = self._monotonic_s()
         stable_since_s: float | None = None
         while True:
@@ -67,14 +91,14 @@ class Waiting:
                 if progress.failure:
                     raise click.ClickException(_failure_message(progress))
                 stable_since_s = (stable_since_s or now_s) if progress.is_converged else None
-                if stable_since_s is not None and now_s - stable_since_s >= (STABLE_S if progress.desired else 0):
-                    return
+                if stable_since_s is not None and now_s - stable_since_s >= (STABLE_S if progress.needs_settling else 0):
+                    return progress
             self._check_time(now_s - started_s, progress)
             self._sleep(FAST_POLL_PERIOD_S if now_s - started_s < FAST_POLLS_S else SLOW_POLL_PERIOD_S)
 
     def _look(self, service_id: str) -> Progress:
         service = self._engine.get("services", service_id)
-        tasks = tasks_of(self._engine, service["ID"], up_to_date=True)
+        tasks = tasks_of(self._engine, service["ID"], up_to_date=not is_job(service["Spec"]))
         if any(task.get("NodeID") and task["NodeID"] not in self._nodes for task in tasks):
             self._nodes = node_names(self._engine.get("nodes"))
         return self._watch.look(service, tasks, self._nodes)
@@ -97,19 +121,28 @@ class Waiting:
             )
 
 
-def wait_until_converged(
-    engine: EngineClient, service: Mapping[str, str], *, ended_before: set[str], quiet: bool, timeout_ns: int | None
-) -> None:
-    """Wait for a service (`ID`, `Name`), showing progress on standard error; Ctrl-C leaves it running."""
-    waiting = Waiting(engine, ended_before=ended_before, timeout_ns=timeout_ns)
+def wait_until_converged(engine: EngineClient, changed: ChangedService, patience: Patience) -> None:
+    """Wait for a service, showing progress on standard error; Ctrl-C leaves it running. A scheduled job is not waited for."""
+    if patience.detach:
+        return
+    watch = ConvergenceWatch(changed.ended_before, update_before=changed.update_before, is_rollback=changed.is_rollback)
+    waiting = Waiting(engine, watch, timeout_ns=patience.timeout_ns)
     try:
-        with display_for(sys.stderr, quiet=quiet) as display:
-            waiting.run(service["ID"], display)
-            display.done(f"service {service['Name']} converged")
+        with display_for(sys.stderr, quiet=patience.quiet) as display:
+            progress = waiting.run(changed.id, display)
+            display.done(_outcome(progress, changed))
     except KeyboardInterrupt:
-        note = f"\nThe work goes on in the background. `pyswarm service ps {service['Name']}` shows how far it is."
+        note = f"\nThe work goes on in the background. `pyswarm service ps {changed.name}` shows how far it is."
         click.echo(note, err=True)
         raise click.exceptions.Exit(INTERRUPTED_EXIT_CODE) from None
+
+
+def _outcome(progress: Progress, changed: ChangedService) -> str:
+    if progress.is_scheduled:
+        return f"job {changed.name} runs when it is due: `pyswarm service runs {changed.name}` shows when, and how it went"
+    if progress.completed is not None:
+        return f"job {changed.name} complete"
+    return f"service {changed.name} {'rolled back' if changed.is_rollback else 'converged'}"
 
 
 def wait_until_gone(engine: EngineClient, service_ids: set[str], *, timeout_ns: int | None) -> None:

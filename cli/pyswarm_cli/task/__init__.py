@@ -1,0 +1,1 @@
+"""`pyswarm task`: why a task is where it is, and what became of it."""
