@@ -16,6 +16,7 @@ from pyswarm_agent.runtime.records import (
     MountConfig,
 )
 from pyswarm_common.errors import InvalidArgument, Unimplemented
+from pyswarm_common.generic_resources import environment_of
 from pyswarm_common.objects import Record
 from pyswarm_common.specs import SECOND_NS, ContainerSpec, Mount, ResourceAmounts, TaskTemplate
 from pyswarm_common.wire import TaskAssignment
@@ -75,7 +76,7 @@ def build_container_config(
         image_id=image.id,
         labels={**image.config.labels, **(spec.labels or {}), **_swarm_labels(assignment, node)},
         args=_merged_args(spec, image),
-        env=_merged_env(spec, image, values, hostname),
+        env=(*_merged_env(spec, image, values, hostname), *environment_of(assignment.generic_resources)),
         cwd=_working_directory(spec.dir or image.config.working_dir or "/"),
         user=spec.user or image.config.user,
         groups=tuple(spec.groups or ()),
@@ -141,8 +142,7 @@ def _placeholder_values(assignment: TaskAssignment, node: NodeInfo) -> dict[str,
         ".Node.Platform.OS": node.os,
         ".Task.ID": assignment.task_id,
         ".Task.Name": assignment.name,
-        # A global service's tasks have their node where others have a slot.
-        ".Task.Slot": str(assignment.slot) if assignment.slot else node.id,
+        ".Task.Slot": assignment.place,
     }
 
 

@@ -131,10 +131,14 @@ class WatchTask(Record, frozen=True, kw_only=True):
 
 
 class StopTask(Record, frozen=True, kw_only=True):
-    """Give up what is under way, stop the container with its grace period, free its network; answer with TaskStopped."""
+    """Give up what is under way, stop the container with its grace period, free its network; answer with TaskStopped.
+
+    `is_serving`: it may be the backend of balancers anywhere, which are given a moment to leave it out first.
+    """
 
     task_id: str
     cause: str
+    is_serving: bool = False
 
 
 class ReleaseTask(Record, frozen=True, kw_only=True):
@@ -318,8 +322,10 @@ class TaskMachine:
         return preparing + self._ask(task_id, PrepareTask(assignment=self.records[task_id].assignment, cause=cause))
 
     def _stop(self, task_id: str, cause: str) -> list[Instruction]:
+        record = self.records[task_id]
+        is_serving = record.status.state is TaskState.RUNNING and bool(record.assignment.attachments)
         self._put(task_id, is_stopping=True)
-        return self._ask(task_id, StopTask(task_id=task_id, cause=cause))
+        return self._ask(task_id, StopTask(task_id=task_id, cause=cause, is_serving=is_serving))
 
     def _ask(self, task_id: str, instruction: Instruction) -> list[Instruction]:
         self._put(task_id, is_busy=True)

@@ -42,6 +42,9 @@ from pyswarm_common.wire import TaskAssignment
 from pyswarm_netplugin.driver import Sandbox, SandboxRequest
 
 PARALLEL_STARTS = 4
+BALANCERS_PAUSE_S = 0.15
+"""From a running task's being told to stop until its stop signal: other nodes' balancers leave it out meanwhile. (Its own node's do
+before, as the views of a message are applied before its tasks.)"""
 
 
 class Network(Protocol):
@@ -114,6 +117,8 @@ class Worker:
             case WatchTask():
                 await self._watch(task_id)
             case StopTask():
+                if instruction.is_serving:
+                    await self.clock.sleep(BALANCERS_PAUSE_S)
                 await self._stop(task_id)
             case ReleaseTask():
                 await until_done(self.clock, self._detaching(task_id))

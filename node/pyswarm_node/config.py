@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.ids import base36
+from pyswarm_common.specs import GenericResource
 
 DEFAULT_DATA_DIR = Path("/var/lib/pyswarm")
 DEFAULT_RUNTIME_DIR = Path("/run/pyswarm")
@@ -24,6 +25,8 @@ class DaemonConfig:
     hostname: str = ""
     advertise_address: str = ""
     """The address that a node of a cluster shall have from now on; "" leaves it."""
+    generic_resources: tuple[GenericResource, ...] = ()
+    """What the operator declares that this machine has."""
 
     @property
     def api_socket(self) -> Path:

@@ -15,12 +15,11 @@ from pyswarm_agent.api.agent_services import AgentServices
 from pyswarm_common import pki
 from pyswarm_common.errors import Conflict, InvalidArgument, PermissionDenied, PyswarmError, Unavailable
 from pyswarm_common.failpoints import failpoint
-from pyswarm_common.objects import NodeResources
 from pyswarm_common.wire import JoinRequest
 from pyswarm_node.addresses import is_local, resolve_advertise_address, split_port
 from pyswarm_node.api.control import ALREADY_IN_SWARM, NOT_IN_SWARM, LocalState, SwarmState
 from pyswarm_node.daemon import Daemon
-from pyswarm_node.hardware import total_memory_bytes, total_nano_cpus
+from pyswarm_node.hardware import describe_resources
 from pyswarm_node.joining import join_cluster
 from pyswarm_node.key_file import SWARM_IS_LOCKED
 from pyswarm_node.member import ClusterMember
@@ -43,7 +42,7 @@ class SwarmControl:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._busy = asyncio.Lock()
-        self._resources = NodeResources(nano_cpus=total_nano_cpus(), memory_bytes=total_memory_bytes())
+        self._resources = describe_resources(daemon.config.generic_resources)
         self.agent = AgentServices(daemon.local.images, daemon.local.runtime, daemon.clock)
 
     @property

@@ -10,7 +10,7 @@ from pyswarm_agent.images import Image
 from pyswarm_agent.runtime.fake import FakeProgram
 from pyswarm_agent.runtime.records import ContainerConfig
 from pyswarm_agent.task_store import StoredTask, TaskStore
-from pyswarm_agent.worker import container_id_of
+from pyswarm_agent.worker import BALANCERS_PAUSE_S, container_id_of
 from pyswarm_common import wire
 from pyswarm_common.errors import Conflict, FailedPrecondition, Unavailable
 from pyswarm_common.objects import NetworkAttachment, TaskStatus
@@ -43,6 +43,9 @@ async def test_the_views_are_applied_before_a_task_is_stopped(bench: Bench) -> N
     bench.runtime.before_each = note
     delta = wire.view_delta(view(1), view(2, backends=("10.0.1.9",)))
     await bench.agent.handle(message(assigned("t1", TaskState.SHUTDOWN, network="net"), view_deltas=(raw(delta),)))
+    await bench.clock.advance(BALANCERS_PAUSE_S / 2)
+    assert versions == [], "the balancers of other nodes get a moment, too"
+    await bench.clock.advance(BALANCERS_PAUSE_S / 2)
     await bench.until_state("t1", TaskState.SHUTDOWN)
     assert versions == [2]
 
@@ -290,4 +293,4 @@ async def test_an_apply_that_always_fails_does_not_keep_a_task_from_stopping(ben
 
     bench.driver.apply_views = refuse  # type: ignore[method-assign,assignment]
     await bench.agent.handle(message(assigned("t1", TaskState.SHUTDOWN, network="net"), views=(raw(view(2)),)))
-    await bench.until_state("t1", TaskState.SHUTDOWN)
+    await bench.until_state("t1", TaskState.SHUTDOWN, advancing_s=0.1)

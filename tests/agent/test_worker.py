@@ -211,7 +211,7 @@ async def test_a_stopped_task_is_told_though_its_network_cannot_be_freed_yet(ben
     await bench.run_task("t1", network="net")
     bench.kernel.refuse = refusing_removal(4)
     await bench.agent.handle(message(assigned("t1", TaskState.SHUTDOWN, network="net")))
-    await bench.until_state("t1", TaskState.SHUTDOWN)
+    await bench.until_state("t1", TaskState.SHUTDOWN, advancing_s=0.1)
     await bench.until(lambda: "t1" not in bench.kernel.sandboxes, advancing_s=0.5)
 
 
@@ -228,7 +228,7 @@ async def test_a_container_that_cannot_be_stopped_does_not_count_as_stopped(benc
     await bench.run_task("t1", network="net")
     bench.runtime.before_each = failing("stop", 2, PyswarmError("does not die"))  # type: ignore[assignment]
     await bench.agent.handle(message(assigned("t1", TaskState.SHUTDOWN, network="net")))
-    await bench.clock.advance(0.1)
+    await bench.clock.advance(0.2)
     assert bench.states("t1")[-1] is TaskState.RUNNING
     assert "t1" in bench.kernel.sandboxes
     await bench.until_state("t1", TaskState.SHUTDOWN, advancing_s=0.5)

@@ -15,6 +15,7 @@ from pyswarm_manager.store.envelope import DataKeys
 from pyswarm_node.addresses import resolve_advertise_address, split_port
 from pyswarm_node.config import DaemonConfig
 from pyswarm_node.daemon import exclusive
+from pyswarm_node.hardware import describe_resources
 from pyswarm_node.main import parse_arguments
 from pyswarm_node.membership import Membership, MembershipStore
 from pyswarm_node.serving import bind_tcp
@@ -172,6 +173,19 @@ def test_two_data_directories_have_two_instance_tags() -> None:
 def test_options_of_the_command_line() -> None:
     config, level = parse_arguments(["--insecure-registry", "10.0.0.0/8", "--insecure-registry", "r:5000", "--hostname", "h"])
     assert (config.insecure_registries, config.hostname, level) == (("10.0.0.0/8", "r:5000"), "h", "info")
+
+
+def test_generic_resources_are_declared_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    config, _ = parse_arguments(["--generic-resource", "gpu=a", "--generic-resource", "ssd=4"])
+    resources = describe_resources(config.generic_resources)
+    assert list(msgspec.to_builtins(resources.generic_resources)) == [
+        {"NamedResourceSpec": {"Kind": "gpu", "Value": "a"}},
+        {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 4}},
+    ]
+    assert resources.pids > 0
+    with pytest.raises(SystemExit):
+        parse_arguments(["--generic-resource", "gpu"])
+    assert "expected KIND=NAME or KIND=NUMBER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

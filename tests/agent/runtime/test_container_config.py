@@ -9,6 +9,7 @@ from pyswarm_agent.container_config import NodeInfo, build_container_config, mer
 from pyswarm_agent.images import Image, ImageConfig
 from pyswarm_agent.runtime.records import ContainerConfig, MountConfig
 from pyswarm_common.errors import InvalidArgument, Unimplemented
+from pyswarm_common.generic_resources import parse_generic_resources
 from pyswarm_common.objects import Record
 from pyswarm_common.specs import TaskTemplate
 from pyswarm_common.task_states import TaskState
@@ -39,10 +40,17 @@ class Place(Record, frozen=True, kw_only=True):
     hosts: str = "127.0.0.1\tlocalhost\n"
 
 
-def build(spec: dict[str, Any], *, image: Image = IMAGE, place: Place | None = None, **template: Any) -> ContainerConfig:
+def build(
+    spec: dict[str, Any],
+    *,
+    image: Image = IMAGE,
+    place: Place | None = None,
+    assignment: TaskAssignment = ASSIGNMENT,
+    **template: Any,
+) -> ContainerConfig:
     whole = msgspec.convert({"ContainerSpec": {"Image": "web:1", **spec}, **template}, TaskTemplate)
     return build_container_config(
-        ASSIGNMENT, whole, image, sandbox=place or Place(), node=NODE, layer_paths=["/l/2", "/l/1"], container_id=CONTAINER_ID
+        assignment, whole, image, sandbox=place or Place(), node=NODE, layer_paths=["/l/2", "/l/1"], container_id=CONTAINER_ID
     )
 
 
@@ -84,6 +92,18 @@ def test_placeholders() -> None:
     assert config.hostname == "web-3"
     assert config.env[-3:] == ("A=web/s1", "B=web.3.t1 t1", "C=host-a-n1")
     assert "HOSTNAME=web-3" in config.env
+
+
+def test_a_task_without_a_slot_is_named_by_its_node() -> None:
+    of_node = msgspec.structs.replace(ASSIGNMENT, slot=0, node_id="n1")
+    config = build({"Env": ["A={{.Task.Name}}", "B={{.Task.Slot}}"]}, assignment=of_node)
+    assert (config.name, config.env[-2:]) == ("web.n1.t1", ("A=web.n1.t1", "B=n1"))
+
+
+def test_a_container_is_told_what_it_got() -> None:
+    given = parse_generic_resources(["gpu=uuid1", "gpu=uuid2", "ssd=2"])
+    config = build({"Env": ["A=1"]}, assignment=msgspec.structs.replace(ASSIGNMENT, generic_resources=given))
+    assert config.env[-3:] == ("A=1", "DOCKER_RESOURCE_GPU=uuid1,uuid2", "DOCKER_RESOURCE_SSD=2")
 
 
 def test_unknown_placeholder() -> None:
