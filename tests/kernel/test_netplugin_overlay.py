@@ -148,7 +148,7 @@ async def test_containers_do_not_reach_each_other_by_the_way_out(hosts: list[Mac
     one = (await drivers[0].attach(request("one"))).netns_path
     two = await drivers[0].attach(request("two"))
     address = two.hosts.splitlines()[-1].split()[0]
-    assert ping(one, "172.19.0.1")
+    assert any(ping(one, "172.19.0.1") for _ in range(5)), "the gateway, which a machine under load may take a moment to make"
     assert not ping(one, address)
     run("ip", "-n", hosts[1].name, "route", "add", f"{address}/32", "via", hosts[0].address)
     assert not ping(hosts[1].netns, address), "nothing new comes in"
