@@ -3,7 +3,8 @@
 A new certificate, with a new key, is asked for
 
   * at a random point of 50 to 80 % of its life, found by looking at the wall clock each minute: clocks may jump;
-  * at once when the cluster's root changes, when the node gets another role, and when its address changed.
+  * at once when the cluster's root changes, when the node gets another role, when its address changed, and when the certificate was
+    revoked: a manager that was demoted and promoted again while it was down has the right role, and etcd refuses it.
 
 Sessions that are open go on with the certificate that they began with; what is opened from then on takes the new one: the agent's
 dialler and the node port read the files when they need them (`node_tls`), etcd does at every handshake.
@@ -46,6 +47,7 @@ class _Present:
     """The certificate in use."""
 
     pem: str
+    serial: str
     role: str
     addresses: tuple[str, ...]
     renew_at: datetime.datetime
@@ -71,6 +73,7 @@ class CertificateKeeper:
         self._on_change = on_change
         self._wanted_role = ""
         self._wanted_issuer = ""
+        self._valid_serials: tuple[str, ...] | None = None
         self._etcd_trust_digest = ""
         self._present: _Present | None = None
         self._wake = asyncio.Event()
@@ -110,6 +113,7 @@ class CertificateKeeper:
         """Take in what the manager says: roots to trust from now on, who shall have signed, for which role. Raises OSError."""
         self._wanted_role = state.role
         self._wanted_issuer = state.issuer_digest
+        self._valid_serials = state.certificate_serials
         if state.trust_pem:
             self._trust(state.trust_pem)
         if state.is_etcd_restart_due:
@@ -151,6 +155,8 @@ class CertificateKeeper:
             return f"it is for a {present.role}, and the node is a {self._wanted_role}"
         if self._wanted_issuer and pki_chain.issuer_digest(present.pem, self._trusted()) != self._wanted_issuer:
             return _OTHER_ROOT
+        if self._valid_serials is not None and present.serial not in self._valid_serials:
+            return "it was revoked"
         if self._membership().advertise_address not in present.addresses:
             return "it does not name the node's address"
         return "its time has come" if now >= present.renew_at else ""
@@ -167,6 +173,8 @@ class CertificateKeeper:
         failpoint("renew/saved")
         self._present = None
         serial = pki_chain.certificate_info(answer.certificate_pem).serial
+        if self._valid_serials is not None:
+            self._valid_serials += (serial,)  # the manager's message that says so may come later
         _log.info("certificate.renewed", reason=reason, role=answer.role, serial=serial)
         self._renewed.set()
         self._on_change()
@@ -189,7 +197,7 @@ class CertificateKeeper:
             begins = info.not_before + pki.BACKDATE
             share = EARLIEST_OF_LIFE + (LATEST_OF_LIFE - EARLIEST_OF_LIFE) * self._random()
             role = pki.identity_of(pem.encode()).role
-            self._present = _Present(pem, role, info.addresses, begins + (info.not_after - begins) * share)
+            self._present = _Present(pem, info.serial, role, info.addresses, begins + (info.not_after - begins) * share)
         return self._present
 
 

@@ -53,6 +53,18 @@ def test_demoting_the_leader_hands_over_and_keeps_its_tasks(cluster: Cluster, se
     assert {t["ID"] for t in cluster.wait_running(service_name, 5)} == before
 
 
+def test_a_manager_that_was_demoted_and_promoted_while_it_was_down_comes_back(cluster: Cluster) -> None:
+    """Its role is right then, but its certificate was revoked with the demotion."""
+    others = ("n1", "n2")
+    cluster.lab.host("n3").kill_daemon()
+    cluster.wait_node("n3", "down")
+    cluster.pyswarm("node", "demote", "n3")
+    cluster.wait_managers(*others)
+    cluster.pyswarm("node", "promote", "n3")
+    cluster.lab.host("n3").start_daemon()
+    cluster.wait_managers(*others, "n3")
+
+
 def test_managers_that_join_at_once_queue_up(cluster: Cluster) -> None:
     for name in ("n4", "n5"):
         cluster.pyswarm("swarm", "leave", host=name)

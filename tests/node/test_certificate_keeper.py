@@ -60,9 +60,15 @@ class CA:
         pem = self.sign(request.signing_request_pem, request.addresses)
         return msgspec.json.encode(CertificateAnswer(role=self.role, certificate_pem=pem, root_certificate_pem=self.trust_pem))
 
-    def state(self) -> NodeState:
-        issuer = pki.root_digest(self.root[0])
-        return NodeState(role=self.role, managers=(), heartbeat_period_s=1.0, issuer_digest=issuer, trust_pem=self.trust_pem)
+    def state(self, serials: tuple[str, ...] | None = None) -> NodeState:
+        return NodeState(
+            role=self.role,
+            managers=(),
+            heartbeat_period_s=1.0,
+            issuer_digest=pki.root_digest(self.root[0]),
+            trust_pem=self.trust_pem,
+            certificate_serials=serials,
+        )
 
 
 @pytest.fixture
@@ -194,6 +200,22 @@ async def test_a_ca_that_answers_with_the_former_root_is_not_asked_in_a_circle(n
     await clock.advance(60)
     assert 1 < ca.asked < 15
     assert state.issuer_digest != wanted.issuer_digest
+
+
+async def test_a_certificate_that_was_revoked_is_renewed_once(
+    node: Node, files: MembershipStore, ca: CA, clock: ManualClock
+) -> None:
+    first = fits(files)
+    for serials in (None, (first,), ("5e41a1", first)):
+        node.keeper.follow(ca.state(serials))
+        await clock.advance(1)
+    assert ca.asked == 0
+    node.keeper.follow(ca.state(()))
+    await clock.advance(1)
+    assert ca.asked == 1
+    node.keeper.follow(ca.state((fits(files),)))
+    await clock.advance(60)
+    assert ca.asked == 1
 
 
 async def test_it_returns_when_the_certificate_is_for_the_role(node: Node, ca: CA, clock: ManualClock) -> None:

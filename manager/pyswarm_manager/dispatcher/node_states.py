@@ -1,4 +1,4 @@
-"""What a node has to follow, from the store: its role, the managers, the roots to trust. Pure."""
+"""What a node has to follow, from the store: its role, the managers, the roots to trust, its own certificates. Pure."""
 
 from pyswarm_common import pki
 from pyswarm_common.objects import Node
@@ -19,4 +19,5 @@ def node_state(view: View, node: Node, managers: tuple[ManagerAddress, ...], etc
         issuer_digest=pki.root_digest(signing_in_force(cluster).root_pem),
         trust_pem=trusted_roots(cluster),
         is_etcd_restart_due=node.id == etcd_restart_turn,
+        certificate_serials=tuple(certificate.serial for certificate in node.certificates),
     )
