@@ -144,16 +144,18 @@ class Cluster:
         return {name: "leader" if m.get("Leader") else m["Reachability"] for name, m in sorted(found.items()) if m}
 
     def wait_managers(self, *names: str, host: str = "n1", timeout_s: float = 60.0) -> str:
-        """Wait until exactly these hosts are managers, all reachable, one of them the leader; returns that one."""
+        """Wait until exactly these hosts are managers and all reachable, as the leader finds, too; returns the leader."""
 
         def settled() -> str | None:
+            states = ["leader"] + ["reachable"] * (len(names) - 1)
             try:
                 found = self.managers(host)
+                if list(found) != sorted(names) or sorted(found.values()) != states:
+                    return None
+                leader = next(name for name, state in found.items() if state == "leader")
+                return leader if self.managers(leader) == found else None
             except (RuntimeError, OSError):
                 return None
-            states = ["leader"] + ["reachable"] * (len(names) - 1)
-            is_settled = list(found) == sorted(names) and sorted(found.values()) == states
-            return next(name for name, state in found.items() if state == "leader") if is_settled else None
 
         return wait_until(f"{names} are the managers", settled, timeout_s)
 
