@@ -7,7 +7,6 @@ elected, and none of the first one's loops takes another step, whatever write it
 
 import asyncio
 import contextlib
-import random
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,8 +36,6 @@ from pyswarm_manager.store.transaction import Transaction
 ROUND_S = 0.1
 REST_ROUNDS = 30
 """So long nothing must have changed: longer than any delay of the scenarios."""
-AWAITS_TRIED = 40
-"""How many of a scenario's awaits are tried, chosen at random from a seed."""
 FIRST, SECOND = 1, 2
 
 BROKEN = "image:broken"
@@ -234,6 +231,7 @@ async def test_a_leader_that_loses_the_fence_at_any_await_changes_nothing(name: 
     section, image = SCENARIOS[name]
     expected, await_count = await live_through(section, image)
     assert expected["services"]["web"]["running"] >= 1
-    for fall_at in sorted(random.Random(name).sample(range(1, await_count + 1), AWAITS_TRIED)):
+    assert await_count > 100
+    for fall_at in range(1, await_count + 1):
         state, _ = await live_through(section, image, fall_at)
         assert state == expected, f"fallen at await {fall_at}:\n{readable(state)}\ninstead of\n{readable(expected)}"
