@@ -132,10 +132,8 @@ def test_the_docker_cli_works_on_every_manager(cluster: Cluster, service_name: s
     docker(cluster, host, "network", "rm", f"net-{host}")
 
 
-def test_a_leader_that_is_stopped_hands_over_and_creates_go_on(cluster: Cluster) -> None:
-    """None fails; but once in three rounds a machine under load may not manage to hand over in time."""
+def test_a_leader_that_is_stopped_hands_over_and_no_create_fails(cluster: Cluster) -> None:
     gaps_s: list[float] = []
-    rounds_with_refusals = 0
     for round_ in range(3):
         leader = cluster.wait_managers(*MANAGERS)
         creators = [Creator(cluster, host, f"stop{round_}") for host in followers(leader)]
@@ -151,11 +149,8 @@ def test_a_leader_that_is_stopped_hands_over_and_creates_go_on(cluster: Cluster)
         gaps_s += [creator.longest_gap_s(began_s) for creator in creators]
         cluster.lab.host(leader).start_daemon()
         cluster.wait_managers(*MANAGERS)
-        refused = [one for creator in creators for one in creator.refused]
-        rounds_with_refusals += bool(refused)
-        assert all(status == 503 and "may or may not" not in message for _, status, message in refused), refused
+        assert [creator.refused for creator in creators] == [[], []]
         check_accepted(cluster, creators)
-    assert rounds_with_refusals <= 1
     print("gaps of a graceful stop (s):", [round(gap_s, 3) for gap_s in sorted(gaps_s)])
     remove_services(cluster)
 

@@ -8,7 +8,7 @@ from machine_image import build_image
 from power_disk import Fate
 from power_loss import CACHE, MachineFailed, Plan, PowerLossRun, PromiseBroken, show_that_lies_are_found
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
 
 def test_a_manager_that_loses_power_keeps_what_it_acknowledged(tmp_path: Path) -> None:

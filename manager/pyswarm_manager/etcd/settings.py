@@ -18,7 +18,7 @@ MAX_TRANSACTION_OPERATIONS = 1024
 """More than the store's writer puts into one transaction (`store/batch.py`)."""
 _CLIENT_URL = f"unix://{CLIENT_SOCKET_NAME}"
 _MAX_SOCKET_PATH_BYTES = 107
-_SNAPSHOT_COUNT = 200
+_SNAPSHOT_COUNT = 50
 """Raft entries between two snapshots. Only from a snapshot does a member that is alone know so at its start, and elects itself at
 once instead of after 1 to 2 s; more of them do not slow writes down measurably."""
 

@@ -30,8 +30,9 @@ from pyswarm_manager.store.leadership import ANSWER_LOST, no_leader
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.write_count import counting_writes
 
-BUDGET_S = 3.5
-"""How long a request is tried again; a leader that is killed is followed by another within 2 s or so."""
+BUDGET_S = 6.0
+"""How long a request is tried again while raft has a leader. One that hands over on a slow machine takes up to 5 s; one whose
+daemon hangs is silent for 3 s before another takes over."""
 ANSWER_TIMEOUT_S = 10.0
 RETRY_PAUSE_S = 0.1
 FAREWELL_S = 3.0

@@ -5,6 +5,7 @@ is then asked about many nodes.
 """
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Protocol
 
 from pyswarm_common.amounts import format_binary_bytes
@@ -89,96 +90,68 @@ class ReadyFilter:
         return FilterVerdict(filter=self.name, passes=passes, detail=f"node is {node.status.state}, {node.spec.availability}")
 
 
-class CPUFilter:
-    """The node has the reserved CPUs left."""
+def _size(size_bytes: int) -> str:
+    return f"{'-' if size_bytes < 0 else ''}{format_binary_bytes(abs(size_bytes))}"
 
-    name = "cpus"
+
+def _cpus(nano_cpus: int) -> str:
+    return f"{nano_cpus / 1e9:g}"
+
+
+class AmountFilter:
+    """The node has so much of one resource left: CPUs, memory or processes.
+
+    `resource` is what demand, node and description call it; `show` writes an amount, `noun` follows the one that is needed. A node that
+    reports none of it has none, unless `unreported_is_unlimited`.
+    """
+
     depends_on_load = True
     concerns_service = False
     makes_candidates = False
 
+    def __init__(
+        self,
+        name: str,
+        resource: str,
+        unit: str,
+        show: Callable[[int], str],
+        *,
+        what: str,
+        noun: str = "",
+        unreported_is_unlimited: bool = False,
+    ) -> None:
+        self.name = name
+        self._amount: Callable[[object], int] = attrgetter(resource)
+        self._unit = unit
+        self._show = show
+        self._what = what
+        self._noun = noun and f" {noun}"
+        self._unreported_is_unlimited = unreported_is_unlimited
+
     def applies(self, group: TaskGroup) -> bool:
-        """When CPUs are reserved."""
-        return group.demand.nano_cpus > 0
+        """When some of it is reserved."""
+        return self._amount(group.demand) > 0
 
     def check(self, group: TaskGroup, nodes: Nodes) -> Check:
         """What the node has, without the reservations of the tasks there."""
-        needed = group.demand.nano_cpus
-        return lambda info: info.nano_cpus >= needed
+        amount, needed = self._amount, self._amount(group.demand)
+        if not self._unreported_is_unlimited:
+            return lambda info: amount(info) >= needed
+        return lambda info: amount(info) >= needed or not amount(info.node.description.resources)
 
     def explain(self, count: int) -> str:
         """Swarm only says `resources`."""
-        return f"insufficient CPUs on {count_of_nodes(count)}"
+        return f"insufficient {self._what} on {count_of_nodes(count)}"
 
     def verdict(self, group: TaskGroup, info: NodeInfo, passes: bool) -> FilterVerdict:
-        """In CPUs."""
-        total = info.node.description.resources.nano_cpus
-        needed, free = group.demand.nano_cpus, info.nano_cpus
-        detail = f"needs {needed / 1e9:g} CPUs, free {free / 1e9:g} of {total / 1e9:g}"
-        return FilterVerdict(filter=self.name, passes=passes, detail=detail, needed=needed, free=free, total=total, unit="nanocpus")
-
-
-class MemoryFilter:
-    """The node has the reserved memory left."""
-
-    name = "memory"
-    depends_on_load = True
-    concerns_service = False
-    makes_candidates = False
-
-    def applies(self, group: TaskGroup) -> bool:
-        """When memory is reserved."""
-        return group.demand.memory_bytes > 0
-
-    def check(self, group: TaskGroup, nodes: Nodes) -> Check:
-        """What the node has, without the reservations of the tasks there."""
-        needed = group.demand.memory_bytes
-        return lambda info: info.memory_bytes >= needed
-
-    def explain(self, count: int) -> str:
-        """Swarm only says `resources`."""
-        return f"insufficient memory on {count_of_nodes(count)}"
-
-    def verdict(self, group: TaskGroup, info: NodeInfo, passes: bool) -> FilterVerdict:
-        """In binary units."""
-        total = info.node.description.resources.memory_bytes
-        needed, free = group.demand.memory_bytes, info.memory_bytes
-        sign = "-" if free < 0 else ""
-        detail = f"needs {_size(needed)}, free {sign}{_size(abs(free))} of {_size(total)}"
-        return FilterVerdict(filter=self.name, passes=passes, detail=detail, needed=needed, free=free, total=total, unit="bytes")
-
-
-class ProcessesFilter:
-    """The node has the reserved processes left, if it says how many it has."""
-
-    name = "pids"
-    depends_on_load = True
-    concerns_service = False
-    makes_candidates = False
-
-    def applies(self, group: TaskGroup) -> bool:
-        """When processes are reserved."""
-        return group.demand.pids > 0
-
-    def check(self, group: TaskGroup, nodes: Nodes) -> Check:
-        """A node that reports no limit has no limit."""
-        needed = group.demand.pids
-        return lambda info: info.pids >= needed or not info.node.description.resources.pids
-
-    def explain(self, count: int) -> str:
-        """In the words of the other resources."""
-        return f"insufficient processes on {count_of_nodes(count)}"
-
-    def verdict(self, group: TaskGroup, info: NodeInfo, passes: bool) -> FilterVerdict:
-        """In numbers."""
-        total, needed = info.node.description.resources.pids, group.demand.pids
-        if not total:
-            detail = f"needs {needed} processes, node reports no limit"
-            return FilterVerdict(filter=self.name, passes=passes, detail=detail, needed=needed, unit="processes")
-        detail = f"needs {needed} processes, free {info.pids} of {total}"
-        return FilterVerdict(
-            filter=self.name, passes=passes, detail=detail, needed=needed, free=info.pids, total=total, unit="processes"
-        )
+        """What is needed, free and there in all."""
+        needed, free, total = self._amount(group.demand), self._amount(info), self._amount(info.node.description.resources)
+        needs = f"needs {self._show(needed)}{self._noun}"
+        if self._unreported_is_unlimited and not total:
+            detail = f"{needs}, node reports no limit"
+            return FilterVerdict(filter=self.name, passes=passes, detail=detail, needed=needed, unit=self._unit)
+        detail = f"{needs}, free {self._show(free)} of {self._show(total)}"
+        return FilterVerdict(filter=self.name, passes=passes, detail=detail, needed=needed, free=free, total=total, unit=self._unit)
 
 
 class GenericResourceFilter:
@@ -341,19 +314,15 @@ class MaxReplicasFilter:
 
 FILTERS: tuple[Filter, ...] = (
     ReadyFilter(),
-    MemoryFilter(),
-    CPUFilter(),
-    ProcessesFilter(),
+    AmountFilter("memory", "memory_bytes", "bytes", _size, what="memory"),
+    AmountFilter("cpus", "nano_cpus", "nanocpus", _cpus, what="CPUs", noun="CPUs"),
+    AmountFilter("pids", "pids", "processes", str, what="processes", noun="processes", unreported_is_unlimited=True),
     GenericResourceFilter(),
     ConstraintFilter(),
     PlatformFilter(),
     HostPortFilter(),
     MaxReplicasFilter(),
 )
-
-
-def _size(size_bytes: int) -> str:
-    return format_binary_bytes(size_bytes)
 
 
 def _constraint_detail(constraint: Constraint, node: Node) -> str:
