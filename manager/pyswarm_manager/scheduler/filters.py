@@ -101,8 +101,8 @@ def _cpus(nano_cpus: int) -> str:
 class AmountFilter:
     """The node has so much of one resource left: CPUs, memory or processes.
 
-    `resource` is what demand, node and description call it; `show` writes an amount, `noun` follows the one that is needed. A node that
-    reports none of it has none, unless `unreported_is_unlimited`.
+    `resource` is what demand, node and description call it; `show` writes an amount, `noun` follows the one that is needed. A node
+    that reports none of it has none, unless `unreported_is_unlimited`.
     """
 
     depends_on_load = True
