@@ -21,6 +21,7 @@ from pyswarm_agent.persistence import failed_of, until_done
 from pyswarm_agent.reporter import StatusReporter
 from pyswarm_agent.runtime import Runtime
 from pyswarm_agent.session import SessionDialer, send_log
+from pyswarm_agent.task_container import TaskContainers, container_id_of
 from pyswarm_agent.task_machine import (
     ClearTask,
     Event,
@@ -32,7 +33,7 @@ from pyswarm_agent.task_machine import (
     TaskRestored,
 )
 from pyswarm_agent.task_store import StoredTask, TaskStore
-from pyswarm_agent.worker import Worker, container_id_of
+from pyswarm_agent.worker import Worker
 from pyswarm_common import wire
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import InvalidArgument, NotFound
@@ -70,10 +71,7 @@ class Agent:
         self._unwritten: set[str] = set()
         self._views = HeldViews(self.network, self.clock, self._spawn)
         self._worker = Worker(
-            images=self.images,
-            runtime=self.runtime,
-            network=self.network,
-            node=self.node,
+            containers=TaskContainers(images=self.images, runtime=self.runtime, network=self.network, node=self.node),
             template_of=self._template_of,
             emit=self._emit,
             clock=self.clock,

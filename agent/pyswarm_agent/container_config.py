@@ -15,10 +15,11 @@ from pyswarm_agent.runtime.records import (
     ContainerConfig,
     MountConfig,
 )
+from pyswarm_common.container_spec import ContainerSpec, Mount
 from pyswarm_common.errors import InvalidArgument, Unimplemented
 from pyswarm_common.generic_resources import environment_of
 from pyswarm_common.objects import Record
-from pyswarm_common.specs import SECOND_NS, ContainerSpec, Mount, ResourceAmounts, TaskTemplate
+from pyswarm_common.specs import SECOND_NS, ResourceAmounts, TaskTemplate
 from pyswarm_common.wire import TaskAssignment
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -9,16 +9,12 @@ sandbox) is tried again until it is gone. A task counts as stopped only when its
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-from pyswarm_agent.container_config import NodeInfo, build_container_config, container_hostname
-from pyswarm_agent.images import Image, ImageStore
-from pyswarm_agent.images.records import registry_auth_of_header
 from pyswarm_agent.persistence import Step, error_text, failed_of, log_failure, until_done
-from pyswarm_agent.runtime import Runtime
+from pyswarm_agent.task_container import TaskContainers, container_id_of
 from pyswarm_agent.task_machine import (
     ClearTask,
     Event,
@@ -36,27 +32,13 @@ from pyswarm_agent.task_machine import (
     WatchTask,
 )
 from pyswarm_common.clock import Clock
-from pyswarm_common.errors import InvalidArgument, NotFound
-from pyswarm_common.specs import ContainerSpec, TaskTemplate
+from pyswarm_common.errors import NotFound
+from pyswarm_common.specs import TaskTemplate
 from pyswarm_common.wire import TaskAssignment
-from pyswarm_netplugin.driver import Sandbox, SandboxRequest
 
-PARALLEL_STARTS = 4
 BALANCERS_PAUSE_S = 0.15
 """From a running task's being told to stop until its stop signal: other nodes' balancers leave it out meanwhile. (Its own node's do
 before, as the views of a message are applied before its tasks.)"""
-
-
-class Network(Protocol):
-    """What the worker needs of the netplugin."""
-
-    async def attach(self, request: SandboxRequest) -> Sandbox:
-        """Make the task's sandbox; idempotent."""
-        ...
-
-    async def detach(self, sandbox_id: str) -> None:
-        """Remove the task's sandbox; idempotent."""
-        ...
 
 
 WorkerInstruction: TypeAlias = PrepareTask | StartTask | WatchTask | StopTask | ReleaseTask | ClearTask
@@ -66,10 +48,7 @@ WorkerInstruction: TypeAlias = PrepareTask | StartTask | WatchTask | StopTask | 
 class Worker:
     """The node's hands. `run` must be running (see `is_running`) for jobs to be carried out."""
 
-    images: ImageStore
-    runtime: Runtime
-    network: Network
-    node: Callable[[], NodeInfo]
+    containers: TaskContainers
     template_of: Callable[[str], TaskTemplate]
     emit: Callable[[Event], None]
     clock: Clock
@@ -78,7 +57,8 @@ class Worker:
         self.is_running = asyncio.Event()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._starts = asyncio.Semaphore(PARALLEL_STARTS)
+        self._runtime = self.containers.runtime
+        self._network = self.containers.network
 
     async def run(self) -> None:
         """Own the jobs until cancelled; the containers go on."""
@@ -123,52 +103,22 @@ class Worker:
             case ReleaseTask():
                 await until_done(self.clock, self._detaching(task_id))
             case ClearTask():
-                removing = (f"remove the container of task {task_id}", lambda: self.runtime.remove(container_id_of(task_id)))
+                removing = (f"remove the container of task {task_id}", lambda: self.containers.remove(task_id))
                 await until_done(self.clock, removing, self._detaching(task_id))
                 self.emit(TaskCleared(task_id=task_id))
 
     async def _prepare(self, assignment: TaskAssignment) -> Event:
         try:
-            await self._make_container(assignment, self.template_of(assignment.task_id))
+            container_id = await self.containers.make(assignment, self.template_of(assignment.task_id))
         except Exception as error:  # noqa: BLE001  a spec that nobody foresaw is this task's fault alone
             log_failure(error, f"prepare task {assignment.task_id}")
             return PreparationFailed(task_id=assignment.task_id, error=error_text(error))
-        return TaskPrepared(task_id=assignment.task_id, container_id=container_id_of(assignment.task_id))
-
-    async def _make_container(self, assignment: TaskAssignment, template: TaskTemplate) -> None:
-        container_id = container_id_of(assignment.task_id)
-        image = await self._image(template.container_spec or ContainerSpec())
-        hostname = container_hostname(assignment, template, self.node()) or container_id[:12]
-        async with self._starts:
-            request = SandboxRequest(id=assignment.task_id, hostname=hostname, attachments=assignment.attachments)
-            sandbox = await self.network.attach(request)
-            config = build_container_config(
-                assignment,
-                template,
-                image,
-                sandbox=sandbox,
-                node=self.node(),
-                layer_paths=[str(path) for path in self.images.layer_paths(image)],
-                container_id=container_id,
-            )
-            await self.runtime.create(config)
-
-    async def _image(self, spec: ContainerSpec) -> Image:
-        if not spec.image:
-            raise InvalidArgument("the task's spec names no image")
-        image = self.images.get(spec.image)
-        if image is not None:
-            return image
-        auth = registry_auth_of_header(spec.pull_options.registry_auth if spec.pull_options else "")
-        try:
-            return await self.images.pull(spec.image, auth=auth)
-        except NotFound as error:
-            raise NotFound(f"No such image: {spec.image} ({error.message})") from error
+        return TaskPrepared(task_id=assignment.task_id, container_id=container_id)
 
     async def _start(self, task_id: str) -> Event:
         try:
-            async with self._starts:
-                record = await self.runtime.start_container(container_id_of(task_id))
+            async with self.containers.starts:
+                record = await self._runtime.start_container(container_id_of(task_id))
         except Exception as error:  # noqa: BLE001  as in `_prepare`
             log_failure(error, f"start task {task_id}")
             return StartFailed(task_id=task_id, error=error_text(error))
@@ -186,7 +136,7 @@ class Worker:
 
     async def _wait_exit(self, task_id: str) -> TaskExited:
         try:
-            status = await self.runtime.wait(container_id_of(task_id))
+            status = await self._runtime.wait(container_id_of(task_id))
         except NotFound:
             return TaskExited(task_id=task_id, exit_code=0, error="task: its container was removed")
         error = "task: out of memory: the container went over its memory limit" if status.oom_killed else status.error
@@ -194,7 +144,7 @@ class Worker:
 
     async def _stop(self, task_id: str) -> None:
         await until_done(self.clock, (f"stop task {task_id}", lambda: self._end_container(task_id)))
-        container = self.runtime.get(container_id_of(task_id))
+        container = self._runtime.get(container_id_of(task_id))
         exit_code = container.exit.exit_code if container is not None and container.exit is not None else 0
         # Its addresses are given to others once it is reported as stopped, so they are freed first, if they can be.
         left = await failed_of(self._detaching(task_id))
@@ -203,14 +153,14 @@ class Worker:
 
     async def _end_container(self, task_id: str) -> None:
         container_id = container_id_of(task_id)
-        if self.runtime.get(container_id) is not None:
+        if self._runtime.get(container_id) is not None:
             try:
-                await self.runtime.stop(container_id)
+                await self._runtime.stop(container_id)
             except NotFound:
                 return  # removed by somebody else meanwhile
 
     def _detaching(self, task_id: str) -> Step:
-        return f"detach task {task_id} from its networks", lambda: self.network.detach(task_id)
+        return f"detach task {task_id} from its networks", lambda: self._network.detach(task_id)
 
 
 async def _wait_ended(job: asyncio.Task[None], *, interrupting: bool) -> None:
@@ -227,8 +177,3 @@ async def _wait_ended(job: asyncio.Task[None], *, interrupting: bool) -> None:
             cancellation = error
     if cancellation is not None:
         raise cancellation
-
-
-def container_id_of(task_id: str) -> str:
-    """Return the id of the task's container: 64 hex digits that follow from the task's id."""
-    return hashlib.sha256(f"pyswarm task {task_id}".encode()).hexdigest()

@@ -10,65 +10,15 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from pyswarm_common.container_spec import ContainerSpec, Driver
+from pyswarm_common.spec_base import Spec
+
 SECOND_NS = 1_000_000_000
 DEFAULT_RESTART_DELAY_NS = 5 * SECOND_NS
 DEFAULT_STOP_GRACE_PERIOD_NS = 10 * SECOND_NS
 DEFAULT_MONITOR_NS = 5 * SECOND_NS
 
 Mode: TypeAlias = Literal["replicated", "global", "replicated-job", "global-job"]
-
-
-class Spec(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True, gc=False):
-    """Base of the typed views: Engine API field names, unknown fields ignored."""
-
-
-class Mount(Spec, frozen=True, kw_only=True):
-    """A bind, volume or tmpfs mount."""
-
-    type: str = "volume"
-    source: str = ""
-    target: str = ""
-    read_only: bool = False
-
-
-class DNSConfig(Spec, frozen=True, kw_only=True):
-    """What a container's resolver is told."""
-
-    nameservers: list[str] | None = None
-    search: list[str] | None = None
-    options: list[str] | None = None
-
-
-class PullOptions(Spec, frozen=True, kw_only=True):
-    """How a task's image is fetched: `registry_auth` is what the client sent as `X-Registry-Auth`."""
-
-    registry_auth: str = ""
-
-
-class ContainerSpec(Spec, frozen=True, kw_only=True):
-    """The container of a task."""
-
-    image: str = ""
-    labels: dict[str, str] | None = None
-    command: list[str] | None = None
-    args: list[str] | None = None
-    hostname: str = ""
-    env: list[str] | None = None
-    dir: str = ""
-    user: str = ""
-    groups: list[str] | None = None
-    tty: bool = msgspec.field(name="TTY", default=False)
-    open_stdin: bool = False
-    read_only: bool = False
-    stop_signal: str = ""
-    stop_grace_period: int | None = None
-    mounts: list[Mount] | None = None
-    hosts: list[str] | None = None
-    dns_config: DNSConfig | None = msgspec.field(name="DNSConfig", default=None)
-    init: bool | None = None
-    capability_add: list[str] | None = None
-    capability_drop: list[str] | None = None
-    pull_options: PullOptions | None = None
 
 
 class DiscreteResource(Spec, frozen=True, kw_only=True):
@@ -102,10 +52,15 @@ class ResourceAmounts(Spec, frozen=True, kw_only=True):
 
 
 class ResourceRequirements(Spec, frozen=True, kw_only=True):
-    """What a task may use at most, and what it must find free."""
+    """What a task may use at most, and what it must find free.
+
+    `swap_bytes`: swap beside the memory limit, -1 for no limit, None for as much as memory; `memory_swappiness` from 0 to 100.
+    """
 
     limits: ResourceAmounts | None = None
     reservations: ResourceAmounts | None = None
+    swap_bytes: int | None = None
+    memory_swappiness: int | None = None
 
 
 class RestartPolicy(Spec, frozen=True, kw_only=True):
@@ -160,6 +115,7 @@ class TaskTemplate(Spec, frozen=True, kw_only=True):
     restart_policy: RestartPolicy | None = None
     placement: Placement | None = None
     networks: list[NetworkAttachmentConfig] | None = None
+    log_driver: Driver | None = None
     force_update: int = 0
     runtime: str = "container"
 

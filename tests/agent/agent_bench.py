@@ -16,8 +16,8 @@ from pyswarm_agent.images import ImageStore
 from pyswarm_agent.runtime.fake import FakeContainerRuntime, FakeProgram
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord
 from pyswarm_agent.session import client_tls
+from pyswarm_agent.task_container import container_id_of
 from pyswarm_agent.task_store import TaskStore
-from pyswarm_agent.worker import container_id_of
 from pyswarm_common import wire
 from pyswarm_common.clock import ManualClock
 from pyswarm_common.objects import NetworkAttachment, NodeDescription, TaskStatus

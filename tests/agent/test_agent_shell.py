@@ -9,8 +9,9 @@ from agent_bench import APP, Bench, assigned, container_spec, message, raw, view
 from pyswarm_agent.images import Image
 from pyswarm_agent.runtime.fake import FakeProgram
 from pyswarm_agent.runtime.records import ContainerConfig
+from pyswarm_agent.task_container import container_id_of
 from pyswarm_agent.task_store import StoredTask, TaskStore
-from pyswarm_agent.worker import BALANCERS_PAUSE_S, container_id_of
+from pyswarm_agent.worker import BALANCERS_PAUSE_S
 from pyswarm_common import wire
 from pyswarm_common.errors import Conflict, FailedPrecondition, Unavailable
 from pyswarm_common.objects import NetworkAttachment, TaskStatus

@@ -13,7 +13,7 @@ from image_registries import Reply, Request, ScriptedServer, scripted_server
 from pyswarm_agent.images.records import RegistryAuth, registry_auth_of_header
 from pyswarm_agent.persistence import error_text
 from pyswarm_agent.runtime.fake import FakeProgram
-from pyswarm_agent.worker import PARALLEL_STARTS, container_id_of
+from pyswarm_agent.task_container import PARALLEL_STARTS, container_id_of
 from pyswarm_common import wire
 from pyswarm_common.errors import InvalidArgument, NotFound, PyswarmError
 from pyswarm_common.task_states import TaskState

@@ -18,6 +18,7 @@ from pyswarm_agent.runtime.capabilities import DEFAULT_CAPABILITIES, container_c
 from pyswarm_agent.runtime.cgroups import Cgroups
 from pyswarm_agent.runtime.ending import as_exited, clean_run, read_exit, recover
 from pyswarm_agent.runtime.file_watch import FileWatcher
+from pyswarm_agent.runtime.handle import ContainerHandle
 from pyswarm_agent.runtime.host import WANTED_OPEN_FILES, Host, inspect_host
 from pyswarm_agent.runtime.interface import ContainerStartFailed, no_such_container
 from pyswarm_agent.runtime.launch import Launched, launch
@@ -43,29 +44,6 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 
-class _Container:
-    """A container in memory. `lock` is held while it is started or removed."""
-
-    def __init__(self, paths: ContainerPaths, saved: SavedContainer) -> None:
-        self.paths = paths
-        self.saved = saved
-        self.lock = asyncio.Lock()
-        self.ended = asyncio.Event()
-        """Set when the container has ended, is removed, or the runtime is closed."""
-        self.is_removed = False
-        self.watching: asyncio.Task[None] | None = None
-        if saved.record.state == "exited":
-            self.ended.set()
-
-    @property
-    def record(self) -> ContainerRecord:
-        return self.saved.record
-
-    @property
-    def id(self) -> str:
-        return self.saved.record.config.id
-
-
 class ContainerRuntime:
     """Implements `Runtime`. `instance_tag` keeps the cgroups of several daemons on one machine apart."""
 
@@ -76,7 +54,7 @@ class ContainerRuntime:
         self._runtime_dir = runtime_dir
         self._cgroup_path = f"/{cgroup_parent}-{instance_tag}"
         self._clock = clock
-        self._containers: dict[str, _Container] = {}
+        self._containers: dict[str, ContainerHandle] = {}
         self._operations: set[asyncio.Task[Any]] = set()
         self._starts = asyncio.Semaphore(PARALLEL_STARTS)
         self._watcher = FileWatcher()
@@ -87,25 +65,25 @@ class ContainerRuntime:
 
         Raises PyswarmError when this host cannot run containers, OSError.
         """
-        self._host: Host = inspect_host()
-        self._cgroups = Cgroups(self._host.layout, self._cgroup_path)
-        self._seccomp = SeccompCache(self._runtime_dir / "seccomp", self._host.machine)
+        self.host: Host = inspect_host()
+        self.cgroups = Cgroups(self.host.layout, self._cgroup_path)
+        self._seccomp = SeccompCache(self._runtime_dir / "seccomp", self.host.machine)
         found = await asyncio.to_thread(self._prepare)
         for paths, saved in found:
-            container = self._containers[saved.record.config.id] = _Container(paths, saved)
+            container = self._containers[saved.record.config.id] = ContainerHandle(paths, saved)
             if saved.record.state == "running":
                 self._watch(container)
 
     def _prepare(self) -> list[tuple[ContainerPaths, SavedContainer]]:
         # Writable layers hold set-uid files that the host's other users must not reach.
         (self._data_dir / "containers").mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._cgroups.ensure_monitor()
-        self._limits_swap = self._cgroups.supports_swap_limit()
-        if self._host.is_crun:
-            self._seccomp.program_base64(DEFAULT_CAPABILITIES & self._host.capabilities)
-        if self._host.open_files_limit < WANTED_OPEN_FILES:
-            self._tell_once(f"containers can open {self._host.open_files_limit} files, the most that this host allows")
-        return recover(self._data_dir, self._runtime_dir, self._cgroups, self._host.boot)
+        self.cgroups.ensure_monitor()
+        self._limits_swap = self.cgroups.supports_swap_limit()
+        if self.host.is_crun:
+            self._seccomp.program_base64(DEFAULT_CAPABILITIES & self.host.capabilities)
+        if self.host.open_files_limit < WANTED_OPEN_FILES:
+            self._tell_once(f"containers can open {self.host.open_files_limit} files, the most that this host allows")
+        return recover(self._data_dir, self._runtime_dir, self.cgroups, self.host.boot)
 
     async def close(self) -> None:
         """Let go of everything; the containers go on. Those who wait get Unavailable."""
@@ -118,7 +96,7 @@ class ContainerRuntime:
         for container in self._containers.values():
             container.ended.set()
         self._watcher.close()
-        await asyncio.to_thread(self._cgroups.remove_parent_if_empty)
+        await asyncio.to_thread(self.cgroups.remove_parent_if_empty)
 
     async def create(self, config: ContainerConfig) -> ContainerRecord:
         """Write down a container; one that exists already is returned as it is. Raises InvalidArgument, OSError."""
@@ -127,12 +105,12 @@ class ContainerRuntime:
             self._check(config)
             record = ContainerRecord(config=config, created_at_ns=self._clock.now_ns())
             paths = ContainerPaths(self._data_dir, self._runtime_dir, config.id)
-            container = self._containers[config.id] = _Container(paths, SavedContainer(record=record))
+            container = self._containers[config.id] = ContainerHandle(paths, SavedContainer(record=record))
             await self._owned(self._write_new(container))
         async with container.lock:
             return container.record
 
-    async def _write_new(self, container: _Container) -> None:
+    async def _write_new(self, container: ContainerHandle) -> None:
         async with container.lock:
             try:
                 await asyncio.to_thread(_write_new, container)
@@ -142,7 +120,7 @@ class ContainerRuntime:
 
     def _check(self, config: ContainerConfig) -> None:
         signal_number(config.stop_signal)
-        container_capabilities(config.cap_add, config.cap_drop, self._host.capabilities)
+        container_capabilities(config.cap_add, config.cap_drop, self.host.capabilities)
         if not config.args:
             raise InvalidArgument("no command specified")
         if not config.layer_paths:
@@ -153,9 +131,9 @@ class ContainerRuntime:
 
     async def start_container(self, container_id: str) -> ContainerRecord:
         """Return once the container's process runs; at once when it already does or has ended. Raises ContainerStartFailed."""
-        return await self._owned(self._start(self._need(container_id)))
+        return await self._owned(self._start(self.handle(container_id)))
 
-    async def _start(self, container: _Container) -> ContainerRecord:
+    async def _start(self, container: ContainerHandle) -> ContainerRecord:
         async with container.lock:
             if container.is_removed:
                 raise no_such_container(container.id)
@@ -166,38 +144,38 @@ class ContainerRuntime:
             record = msgspec.structs.replace(
                 container.record, state="running", pid=launched.process.pid, started_at_ns=self._clock.now_ns()
             )
-            saved = SavedContainer(record=record, boot=self._host.boot, process=launched.process, monitor=launched.monitor)
+            saved = SavedContainer(record=record, boot=self.host.boot, process=launched.process, monitor=launched.monitor)
             container.saved = saved
             container.paths.save(saved)
             self._watch(container)
             return record
 
-    async def _launch(self, container: _Container) -> Launched:
+    async def _launch(self, container: ContainerHandle) -> Launched:
         config = container.record.config
         write_spec = functools.partial(self._write_spec, container)
-        work = functools.partial(launch, config, container.paths, self._host, self._cgroups, write_spec)
+        work = functools.partial(launch, config, container.paths, self.host, self.cgroups, write_spec)
         try:
             return await in_new_thread(work, f"start {config.id[:12]}")
         except BaseException as error:
-            await asyncio.to_thread(clean_run, config.id, container.paths, self._cgroups)
+            await asyncio.to_thread(clean_run, config.id, container.paths, self.cgroups)
             if isinstance(error, OSError):
                 raise ContainerStartFailed(f"cannot start the container: {error}") from error
             raise
 
-    def _write_spec(self, container: _Container, user: ProcessUser, netns_path: str | None) -> bytes:
+    def _write_spec(self, container: ContainerHandle, user: ProcessUser, netns_path: str | None) -> bytes:
         config = container.record.config
-        held, missing = container_capabilities(config.cap_add, config.cap_drop, self._host.capabilities)
+        held, missing = container_capabilities(config.cap_add, config.cap_drop, self.host.capabilities)
         for name in sorted(missing):
             self._tell_once(f"this host cannot give containers {name}")
-        machine, is_crun = self._host.machine, self._host.is_crun
+        machine, is_crun = self.host.machine, self.host.is_crun
         spec = build_oci_spec(
             config,
-            host=self._host,
+            host=self.host,
             user=user,
             capabilities=held,
             bundle=container.paths.bundle,
             netns_path=netns_path,
-            cgroup_path=self._cgroups.path_of(config.id),
+            cgroup_path=self.cgroups.path_of(config.id),
             seccomp_program=self._seccomp.program_base64(held) if is_crun else None,
             seccomp_rules=None if is_crun else oci_seccomp(profile_rules(held, machine), machine),
             limits_swap=self._limits_swap,
@@ -206,7 +184,7 @@ class ContainerRuntime:
 
     async def stop(self, container_id: str, *, grace_s: float | None = None) -> ExitStatus:
         """Send the stop signal, after the grace period SIGKILL, and return how it ended."""
-        container = self._need(container_id)
+        container = self.handle(container_id)
         async with container.lock:
             if container.record.state == "created":
                 self._end(container, ExitStatus(finished_at_ns=self._clock.now_ns()))
@@ -217,7 +195,7 @@ class ContainerRuntime:
                 await self._kill(container)
         return await self.wait(container_id)
 
-    async def _kill(self, container: _Container) -> None:
+    async def _kill(self, container: ContainerHandle) -> None:
         """Kill the first process, and so by its PID namespace all; then what should have reported it."""
         for process in (container.saved.process, container.saved.monitor):
             if process is not None and container.record.state == "running":
@@ -227,7 +205,7 @@ class ContainerRuntime:
         if not container.ended.is_set():
             raise PyswarmError(f"container {container.id[:12]} does not die of SIGKILL")
 
-    async def _ends_within(self, container: _Container, seconds: float) -> bool:
+    async def _ends_within(self, container: ContainerHandle, seconds: float) -> bool:
         if container.ended.is_set():
             return True
         loop = asyncio.get_running_loop()
@@ -241,7 +219,7 @@ class ContainerRuntime:
 
     async def kill(self, container_id: str, signal: str) -> None:
         """Send a signal to the first process. Raises Conflict when it does not run, InvalidArgument for no signal."""
-        container, number = self._need(container_id), signal_number(signal)
+        container, number = self.handle(container_id), signal_number(signal)
         if container.saved.process is None or not send_signal(container.saved.process, number):
             raise Conflict(f"cannot kill container: {container_id}: container {container_id} is not running")
 
@@ -251,7 +229,7 @@ class ContainerRuntime:
         if container is not None:
             await self._owned(self._remove(container))
 
-    async def _remove(self, container: _Container) -> None:
+    async def _remove(self, container: ContainerHandle) -> None:
         async with container.lock:
             if container.is_removed:
                 return
@@ -259,11 +237,11 @@ class ContainerRuntime:
                 await self._kill(container)
             if container.watching is not None:
                 await asyncio.wait([container.watching])
-            await asyncio.to_thread(clean_run, container.id, container.paths, self._cgroups)
+            await asyncio.to_thread(clean_run, container.id, container.paths, self.cgroups)
             await asyncio.to_thread(container.paths.remove_all)
             self._forget(container)
 
-    def _forget(self, container: _Container) -> None:
+    def _forget(self, container: ContainerHandle) -> None:
         container.is_removed = True
         self._containers.pop(container.id, None)
         container.ended.set()
@@ -273,7 +251,7 @@ class ContainerRuntime:
 
         Raises Unavailable when the runtime is closed meanwhile, NotFound when the container is removed before it ended.
         """
-        container = self._need(container_id)
+        container = self.handle(container_id)
         await container.ended.wait()
         if container.record.exit is not None:
             return container.record.exit
@@ -291,35 +269,36 @@ class ContainerRuntime:
 
     def logs(self, container_id: str, request: LogRequest) -> AsyncIterator[LogLine]:
         """Return the asked lines; with `follow`, the iterator ends when the container has ended."""
-        container = self._need(container_id)
+        container = self.handle(container_id)
         return read_log(container.paths.log, request, self._watcher, container.ended)
 
-    def _watch(self, container: _Container) -> None:
+    def _watch(self, container: ContainerHandle) -> None:
         container.watching = asyncio.get_running_loop().create_task(self._see_end(container), name=f"watch {container.id[:12]}")
 
-    async def _see_end(self, container: _Container) -> None:
-        saved, boot = container.saved, self._host.boot
+    async def _see_end(self, container: ContainerHandle) -> None:
+        saved, boot = container.saved, self.host.boot
         if saved.monitor is not None and saved.boot == boot:
             await wait_process_end(saved.monitor)
         now_ns = self._clock.now_ns()
         try:
-            status = await asyncio.to_thread(read_exit, saved, container.paths, self._cgroups, boot, now_ns)
+            status = await asyncio.to_thread(read_exit, saved, container.paths, self.cgroups, boot, now_ns)
         except TimeoutError as error:
             status = ExitStatus(exit_code=137, error=str(error), finished_at_ns=now_ns)
         self._end(container, status)
         try:
-            await asyncio.to_thread(clean_run, container.id, container.paths, self._cgroups)
+            await asyncio.to_thread(clean_run, container.id, container.paths, self.cgroups)
         except OSError as error:
             _log.warning("container.not_cleaned", container=container.id, error=str(error))
 
-    def _end(self, container: _Container, status: ExitStatus) -> None:
+    def _end(self, container: ContainerHandle, status: ExitStatus) -> None:
         container.saved = as_exited(container.saved, status)
         try:
             container.paths.save(container.saved)
         finally:
             container.ended.set()
 
-    def _need(self, container_id: str) -> _Container:
+    def handle(self, container_id: str) -> ContainerHandle:
+        """Return the container itself, for who reaches into it. Raises NotFound."""
         container = self._containers.get(container_id)
         if container is None:
             raise no_such_container(container_id)
@@ -338,6 +317,6 @@ class ContainerRuntime:
             _log.warning("runtime.limited", what=what)
 
 
-def _write_new(container: _Container) -> None:
+def _write_new(container: ContainerHandle) -> None:
     container.paths.make_home(container.record.config.layer_paths)
     container.paths.save(container.saved)

@@ -10,17 +10,57 @@ from pyswarm_common.objects import Record
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 DEFAULT_STOP_GRACE_PERIOD_S = 10.0
 
-ContainerState: TypeAlias = Literal["created", "running", "exited"]
+ContainerState: TypeAlias = Literal["created", "running", "paused", "exited"]
 
 
 class MountConfig(Record, frozen=True, kw_only=True):
-    """A mount that the user asked for: a `bind` of the host's `source`, or a `tmpfs` (`options` as mount(8) takes them)."""
+    """A mount: a `bind` of the host's `source`, or a `tmpfs` (`options` as mount(8) takes them)."""
 
     type: Literal["bind", "tmpfs"]
     target: str
     source: str = ""
     read_only: bool = False
     options: tuple[str, ...] = ()
+    is_recursive: bool = True
+    propagation: str = "rprivate"
+    volume: str = ""
+    """Name of the volume that is mounted here; "" for none."""
+    is_hidden: bool = False
+    """Whether `inspect` leaves it out, as it does the files of secrets and configs."""
+
+
+class DeviceConfig(Record, frozen=True, kw_only=True):
+    """A device of the host that the container gets. `access` is a choice of `rwm`."""
+
+    source: str
+    target: str
+    access: str = "rwm"
+
+
+class UlimitConfig(Record, frozen=True, kw_only=True):
+    """A limit of each process, such as `nofile`; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class LogConfig(Record, frozen=True, kw_only=True):
+    """What becomes of a container's output: `driver` in Docker's words, and its options."""
+
+    driver: str = "json-file"
+    options: dict[str, str] = {}
+
+
+class HealthcheckConfig(Record, frozen=True, kw_only=True):
+    """How a container's health is checked; `test` as Docker has it, () for not at all."""
+
+    test: tuple[str, ...] = ()
+    interval_s: float = 30.0
+    timeout_s: float = 30.0
+    start_period_s: float = 0.0
+    start_interval_s: float = 5.0
+    retries: int = 3
 
 
 class ContainerConfig(Record, frozen=True, kw_only=True):
@@ -60,6 +100,29 @@ class ContainerConfig(Record, frozen=True, kw_only=True):
     pids_limit: int = 0
     stop_signal: str = DEFAULT_STOP_SIGNAL
     stop_grace_period_s: float = DEFAULT_STOP_GRACE_PERIOD_S
+    open_stdin: bool = False
+    """Whether the first process has a standard input that one can attach to; else it reads /dev/null."""
+    ulimits: tuple[UlimitConfig, ...] = ()
+    sysctls: dict[str, str] = {}
+    oom_score_adj: int = 0
+    no_new_privileges: bool = False
+    seccomp: str = ""
+    """"" for our profile, `unconfined`, or the JSON text of another profile in Docker's format."""
+    apparmor: str = ""
+    """"" for the host's default, `unconfined`, or a profile's name."""
+    is_privileged: bool = False
+    devices: tuple[DeviceConfig, ...] = ()
+    swap_bytes: int | None = None
+    """Swap beside the memory limit: -1 without limit, None as much as memory."""
+    memory_swappiness: int | None = None
+    memory_reservation_bytes: int = 0
+    cpu_shares: int = 0
+    shm_size_bytes: int = 0
+    """0 means the default."""
+    log: LogConfig = LogConfig()
+    healthcheck: HealthcheckConfig = HealthcheckConfig()
+    keeps_layer: bool = False
+    """Whether it can be started again with its writable layer as it was (local containers; a task's container runs once)."""
     annotations: dict[str, str] = {}
 
 

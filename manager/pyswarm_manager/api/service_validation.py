@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
+from pyswarm_common.container_spec import ContainerSpec
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.service_labels import MOVE_ORDER, SCHEDULE, STRATEGIES, STRATEGY
 from pyswarm_common.specs import (
-    ContainerSpec,
     GenericResource,
     PortConfig,
     ResourceAmounts,

@@ -10,6 +10,7 @@ import msgspec
 
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.service_labels import STRATEGY
+from pyswarm_common.spec_base import Spec
 from pyswarm_common.specs import (
     EndpointSpec,
     Placement,
@@ -17,7 +18,6 @@ from pyswarm_common.specs import (
     PortConfig,
     ResourceAmounts,
     ResourceRequirements,
-    Spec,
     TaskTemplate,
 )
 from pyswarm_manager.scheduler.constraints import Constraint, parse_constraints

@@ -1,0 +1,1 @@
+"""Reaching into containers that run: processes beside theirs, their streams, files, figures."""

@@ -1,0 +1,31 @@
+"""A container as the runtime holds it in memory."""
+
+import asyncio
+
+from pyswarm_agent.runtime.paths import ContainerPaths, SavedContainer
+from pyswarm_agent.runtime.records import ContainerRecord
+
+
+class ContainerHandle:
+    """A container, its files and who watches it. `lock` is held while it is started or removed."""
+
+    def __init__(self, paths: ContainerPaths, saved: SavedContainer) -> None:
+        self.paths = paths
+        self.saved = saved
+        self.lock = asyncio.Lock()
+        self.ended = asyncio.Event()
+        """Set when the container has ended, is removed, or the runtime is closed."""
+        self.is_removed = False
+        self.watching: asyncio.Task[None] | None = None
+        if saved.record.state == "exited":
+            self.ended.set()
+
+    @property
+    def record(self) -> ContainerRecord:
+        """What is known of it."""
+        return self.saved.record
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.saved.record.config.id

@@ -1,0 +1,86 @@
+"""Makes the container of a task and takes it away: image, network, mounts, configuration.
+
+It knows what a task's container needs, and in which order; the parts (images, netplugin, runtime) know how.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pyswarm_agent.container_config import NodeInfo, build_container_config, container_hostname
+from pyswarm_agent.images import Image, ImageStore
+from pyswarm_agent.images.records import registry_auth_of_header
+from pyswarm_agent.runtime import Runtime
+from pyswarm_common.container_spec import ContainerSpec
+from pyswarm_common.errors import InvalidArgument, NotFound
+from pyswarm_common.specs import TaskTemplate
+from pyswarm_common.wire import TaskAssignment
+from pyswarm_netplugin.driver import Sandbox, SandboxRequest
+
+PARALLEL_STARTS = 4
+
+
+class Network(Protocol):
+    """What tasks need of the netplugin."""
+
+    async def attach(self, request: SandboxRequest) -> Sandbox:
+        """Make the task's sandbox; idempotent."""
+        ...
+
+    async def detach(self, sandbox_id: str) -> None:
+        """Remove the task's sandbox; idempotent."""
+        ...
+
+
+@dataclass
+class TaskContainers:
+    """The containers of this node's tasks. `starts` limits how many are made or started at once."""
+
+    images: ImageStore
+    runtime: Runtime
+    network: Network
+    node: Callable[[], NodeInfo]
+    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
+
+    async def make(self, assignment: TaskAssignment, template: TaskTemplate) -> str:
+        """Make everything that the task's container needs, and the container; return its id. Idempotent."""
+        container_id = container_id_of(assignment.task_id)
+        image = await self._image(template.container_spec or ContainerSpec())
+        hostname = container_hostname(assignment, template, self.node()) or container_id[:12]
+        async with self.starts:
+            request = SandboxRequest(id=assignment.task_id, hostname=hostname, attachments=assignment.attachments)
+            sandbox = await self.network.attach(request)
+            config = build_container_config(
+                assignment,
+                template,
+                image,
+                sandbox=sandbox,
+                node=self.node(),
+                layer_paths=[str(path) for path in self.images.layer_paths(image)],
+                container_id=container_id,
+            )
+            await self.runtime.create(config)
+        return container_id
+
+    async def remove(self, task_id: str) -> None:
+        """Remove the task's container and what was made for it, but for its network. Idempotent."""
+        await self.runtime.remove(container_id_of(task_id))
+
+    async def _image(self, spec: ContainerSpec) -> Image:
+        if not spec.image:
+            raise InvalidArgument("the task's spec names no image")
+        image = self.images.get(spec.image)
+        if image is not None:
+            return image
+        auth = registry_auth_of_header(spec.pull_options.registry_auth if spec.pull_options else "")
+        try:
+            return await self.images.pull(spec.image, auth=auth)
+        except NotFound as error:
+            raise NotFound(f"No such image: {spec.image} ({error.message})") from error
+
+
+def container_id_of(task_id: str) -> str:
+    """Return the id of the task's container: 64 hex digits that follow from the task's id."""
+    return hashlib.sha256(f"pyswarm task {task_id}".encode()).hexdigest()
