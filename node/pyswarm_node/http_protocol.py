@@ -1,8 +1,6 @@
 """uvicorn's HTTP and WebSocket protocols, extended by what the Engine API and the node port need.
 
-* `hijack(request)`: attach, exec and their like take the connection over (`Connection: Upgrade`, `Upgrade: tcp`). After a
-  `101 UPGRADED` (a `200 OK` for clients that did not ask for an upgrade) both sides send raw bytes, and the client may close
-  its half while output still flows.
+* Requests can be hijacked (`pyswarm_common.engine_api.hijack`), as attach, exec and their like need.
 * `peer_certificate(scope)`: the client's TLS certificate, for http and websocket scopes alike.
 * `follow_pings(scope, on_ping)`: be told of each ping of a WebSocket; it costs far less than a message.
 
@@ -13,21 +11,16 @@ error, after which the connection closes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
 import uvicorn
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from pyswarm_common.engine_api.streams import RAW_STREAM
-from pyswarm_common.errors import Unimplemented
+from pyswarm_common.engine_api.hijack import SCOPE_EXTENSION, scope_extension
 
-_EXTENSION = "pyswarm"
 _GRACEFUL_SHUTDOWN_S = 3
 _READ_LIMIT_BYTES = 64 * 1024
 
@@ -107,7 +100,7 @@ class EngineHTTPProtocol(HttpToolsProtocol):
         """Give the scope its extension."""
         super().on_message_begin()
         extension: dict[object, object] = {"hijack": self._hijack, "peer_certificate": _certificate_of(self.transport)}
-        self.scope["extensions"] = {_EXTENSION: extension}
+        self.scope["extensions"] = {SCOPE_EXTENSION: extension}
 
     def data_received(self, data: bytes) -> None:
         """Parse, or keep for the hijacker what follows an upgrade request."""
@@ -186,58 +179,26 @@ class PeerWebSocketProtocol(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         """Give the scope its extension, then run the application."""
         extension: dict[object, object] = {"peer_certificate": _certificate_of(self.transport)}
-        self.scope.setdefault("extensions", {})[_EXTENSION] = extension
+        self.scope.setdefault("extensions", {})[SCOPE_EXTENSION] = extension
         await super().run_asgi()
 
     def handle_ping(self) -> None:
         """Answer, and tell who follows the pings."""
         super().handle_ping()
-        on_ping = _extension(self.scope).get("on_ping")
+        on_ping = scope_extension(self.scope).get("on_ping")
         if on_ping is not None:
             on_ping()
 
 
-class HijackResponse(Response):
-    """An answer that takes the connection over and runs `talk(connection)`, which ends with the connection closed.
-
-    Raises Unimplemented, before anything was sent, on a server that cannot hand its connections over.
-    """
-
-    def __init__(self, talk: Callable[[HijackedConnection], Awaitable[None]], media_type: str = RAW_STREAM) -> None:
-        super().__init__(media_type=media_type)
-        self._talk = talk
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run as an ASGI application."""
-        connection = hijack(Request(scope), self.media_type or RAW_STREAM)
-        try:
-            await self._talk(connection)
-        finally:
-            connection.close()
-
-
-def hijack(request: Request, media_type: str = RAW_STREAM) -> HijackedConnection:
-    """Answer 101 (200 to a client that did not ask for an upgrade) and return the raw connection. Raises Unimplemented."""
-    take_over = _extension(request.scope).get("hijack")
-    if take_over is None:
-        raise Unimplemented("this server cannot hand over its connections")
-    is_upgrade = request.headers.get("upgrade", "").lower() == "tcp"
-    head = "HTTP/1.1 101 UPGRADED\r\n" if is_upgrade else "HTTP/1.1 200 OK\r\n"
-    head += f"Content-Type: {media_type}\r\n"
-    head += "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n" if is_upgrade else "\r\n"
-    connection: HijackedConnection = take_over(head.encode("ascii"))
-    return connection
-
-
 def peer_certificate(scope: Mapping[str, Any]) -> bytes | None:
     """Return the client's TLS certificate (DER), None when it showed none or the connection has no TLS."""
-    certificate: bytes | None = _extension(scope).get("peer_certificate")
+    certificate: bytes | None = scope_extension(scope).get("peer_certificate")
     return certificate
 
 
 def follow_pings(scope: Mapping[str, Any], on_ping: Callable[[], None]) -> None:
     """Call `on_ping` at each ping of this WebSocket's client from now on."""
-    _extension(scope)["on_ping"] = on_ping
+    scope_extension(scope)["on_ping"] = on_ping
 
 
 def server_config(app: Any, **options: Any) -> uvicorn.Config:
@@ -253,11 +214,6 @@ def server_config(app: Any, **options: Any) -> uvicorn.Config:
         "ws_per_message_deflate": False,  # agents do not ask for it, and it would cost memory in every session
     }
     return uvicorn.Config(app, **{**settings, **options})
-
-
-def _extension(scope: Mapping[str, Any]) -> dict[str, Any]:
-    extension: dict[str, Any] = (scope.get("extensions") or {}).get(_EXTENSION, {})
-    return extension
 
 
 def _certificate_of(transport: asyncio.Transport) -> bytes | None:

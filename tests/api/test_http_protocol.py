@@ -19,9 +19,10 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 
 from pyswarm_common import pki
+from pyswarm_common.engine_api.hijack import HijackResponse
 from pyswarm_common.engine_api.responses import JSONResponse, error_response, read_json
 from pyswarm_common.errors import NotFound
-from pyswarm_node.http_protocol import HijackedConnection, HijackResponse, follow_pings, peer_certificate
+from pyswarm_node.http_protocol import HijackedConnection, follow_pings, peer_certificate
 from pyswarm_node.serving import bind_tcp, bind_unix
 
 Scenario = Callable[[], Awaitable[None]]
