@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,6 +34,7 @@ from pyswarm_agent.task_machine import (
     TaskRestored,
 )
 from pyswarm_agent.task_store import StoredTask, TaskStore
+from pyswarm_agent.tunnel import join_tunnel
 from pyswarm_agent.worker import Worker
 from pyswarm_common import wire
 from pyswarm_common.clock import Clock
@@ -59,6 +61,8 @@ class Agent:
     node: Callable[[], NodeInfo]
     tls: Callable[[], ssl.SSLContext]
     managers: Callable[[], tuple[wire.ManagerAddress, ...]]
+    engine_socket: Path
+    """This node's own Engine API, which managers reach through tunnels."""
     on_node_state: Callable[[wire.NodeState], Awaitable[None]]
     incarnation: Callable[[], int] = lambda: 0
     """The highest incarnation of the cluster that was seen; managers of a lower one are refused."""
@@ -157,6 +161,8 @@ class Agent:
                 await failed_of(("take in what the manager says of this node", lambda: self.on_node_state(message)))
             case wire.OpenStream():
                 self._spawn(self._send_log(message))
+            case wire.OpenTunnel():
+                self._spawn(self._join_tunnel(message))
 
     async def _apply(self, message: wire.Assignments) -> None:
         await self._views.take(message)
@@ -232,6 +238,12 @@ class Agent:
         address = self._dialer.connected_to
         if address is not None:
             await failed_of(("send a log", lambda: send_log(address, request, self.tls(), self._lines_of(request.log))))
+
+    async def _join_tunnel(self, request: wire.OpenTunnel) -> None:
+        address = next((manager.address for manager in self.managers() if manager.node_id == request.manager_id), None)
+        if address is not None:
+            tunnel = join_tunnel(address, request, self.tls(), self.engine_socket)
+            await failed_of(("let a manager reach this node's API", lambda: tunnel))
 
     def _lines_of(self, request: wire.LogRequest) -> AsyncIterator[wire.LogLine]:
         try:

@@ -184,6 +184,16 @@ class TaskAssignment(Record, frozen=True, kw_only=True):
         return f"{self.service_name}.{self.place}.{self.task_id}"
 
 
+class FileContent(Record, frozen=True, kw_only=True):
+    """What a secret or config holds; with placeholders to be filled in for each task if it is a template."""
+
+    data: bytes
+    is_template: bool = False
+
+    def __repr__(self) -> str:
+        return f"FileContent({len(self.data)} bytes)"
+
+
 class Hello(Message, frozen=True, kw_only=True):
     """Agent: opens a session. `view_versions`: the views that the agent still holds, by network id."""
 
@@ -243,6 +253,7 @@ class Assignments(Message, frozen=True, kw_only=True):
     """Manager: tasks of this node. `is_complete`: whatever is not in it is gone; else a change of what was sent before.
 
     Task specs are sent before or with the first task that needs them; the agent forgets those that none of its tasks names.
+    Contents of secrets and configs, by id, likewise, until `removed_contents` names them; large ones travel in messages of their own.
     Views: `views` whole (msgpack of NetworkView), `view_deltas` (msgpack of NetworkViewDelta); both are encoded once for
     all nodes.
     """
@@ -254,6 +265,8 @@ class Assignments(Message, frozen=True, kw_only=True):
     views: tuple[msgspec.Raw, ...] = ()
     view_deltas: tuple[msgspec.Raw, ...] = ()
     removed_views: tuple[str, ...] = ()
+    contents: dict[str, FileContent] = {}
+    removed_contents: tuple[str, ...] = ()
 
 
 class StatusAcknowledgement(Message, frozen=True, kw_only=True):
@@ -281,6 +294,16 @@ class OpenStream(Message, frozen=True, kw_only=True):
     log: LogRequest
 
 
+class OpenTunnel(Message, frozen=True, kw_only=True):
+    """Manager: dial `/streams/{stream_id}` at that manager and join it to this node's Engine API, as raw bytes.
+
+    Each binary message is a piece of the stream in its direction; an empty one ends that direction.
+    """
+
+    stream_id: str
+    manager_id: str
+
+
 class LogLine(Record, frozen=True, kw_only=True):
     """One line of a task's log, a binary message of a stream: `stream` 1 is stdout, 2 stderr; with its newline if it had one."""
 
@@ -298,7 +321,7 @@ class Goodbye(Message, frozen=True, kw_only=True):
 
 
 AgentMessage: TypeAlias = Hello | StatusReport | DescriptionUpdate | Goodbye
-ManagerMessage: TypeAlias = Welcome | NodeState | Assignments | StatusAcknowledgement | OpenStream | Goodbye
+ManagerMessage: TypeAlias = Welcome | NodeState | Assignments | StatusAcknowledgement | OpenStream | OpenTunnel | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)

@@ -21,6 +21,7 @@ from pyswarm_common.files import write_atomically
 from pyswarm_common.pki_chain import empty_revocation_list
 from pyswarm_common.waiting import run_with_farewell, wait_first
 from pyswarm_common.wire import EnterAnswer, EnterPhase, EnterRequest, ManagerAddress
+from pyswarm_manager.api.image_pinning import ImagePinner, ImagePinning
 from pyswarm_manager.api.manager_services import ManagerServices
 from pyswarm_manager.ca.authority import CertificateAuthority
 from pyswarm_manager.ca.bootstrap import NewCluster
@@ -50,6 +51,7 @@ from pyswarm_manager.log_broker import LogBroker
 from pyswarm_manager.orchestration import orchestration_loops
 from pyswarm_manager.peer_health import HealthClient, PeerHealth
 from pyswarm_manager.recovery.restoring import RestoredCluster, write_restored
+from pyswarm_manager.reach.tunnels import NodeTunnels
 from pyswarm_manager.role_manager.admission import Admission
 from pyswarm_manager.role_manager.loop import RoleManager
 from pyswarm_manager.role_manager.members import EtcdMembers
@@ -89,6 +91,7 @@ class ManagerRunner:
         directory: ManagerDirectory,
         on_newer: Callable[[ManagerAddress, int], None],
         keeper: CertificateKeeper,
+        pin_image: ImagePinner,
         new: NewCluster | RestoredCluster | None = None,
     ) -> None:
         self._files = files
@@ -99,6 +102,7 @@ class ManagerRunner:
         self._directory = directory
         self._on_newer = on_newer
         self._new = new
+        self._pin_image = pin_image
         self._etcd_roots = EtcdRoots(keeper, clock)
         self.services: ManagerServices | None = None
         self.is_ready = asyncio.Event()
@@ -218,6 +222,7 @@ class ManagerRunner:
         store = Store(EtcdBackend(client), data_keys, self._membership.node_id, self._clock, on_leader_hang=member.kill)
         dispatcher = Dispatcher(store, self._clock)
         log_broker = LogBroker(store, dispatcher.send_to_node, self._clock)
+        tunnels = NodeTunnels(self._membership.node_id, self._clock)
         store.trouble = lambda: member_trouble(member)
         health_client = HealthClient(self._directory.tls)
         peer_health = PeerHealth(store, self._membership.node_id, health_client, self._clock, self._on_newer)
@@ -231,6 +236,7 @@ class ManagerRunner:
             admissions=Admission(store, role_manager, self._files.load_data_keys(), self._clock),
             dispatcher=dispatcher,
             log_broker=log_broker,
+            tunnels=tunnels,
             peer_certificate=peer_certificate,
             forward=leader_requests.forward,
             health=peer_health.own,
@@ -242,7 +248,15 @@ class ManagerRunner:
             group.create_task(store.run())
             await store.wait_loaded()
             self.services = ManagerServices(
-                store, log_broker, self._clock, lambda: leader.node_id, peer_health.reachability, leader_requests
+                store,
+                log_broker,
+                self._clock,
+                lambda: leader.node_id,
+                peer_health.reachability,
+                leader_requests,
+                tunnels,
+                dispatcher.send_to_node,
+                ImagePinning(self._pin_image, self._clock),
             )
             group.create_task(peer_health.run())
             if self._new is None:

@@ -13,6 +13,7 @@ import structlog
 from pyswarm_agent.agent import Agent
 from pyswarm_agent.container_config import NodeInfo
 from pyswarm_agent.images import ImageStore
+from pyswarm_agent.images.records import registry_auth_of_header
 from pyswarm_agent.runtime import ContainerRuntime
 from pyswarm_agent.session import client_tls
 from pyswarm_agent.task_store import TaskStore
@@ -116,6 +117,7 @@ class ClusterMember:
             node=self._node_info,
             tls=self._client_tls,
             managers=lambda: self.membership.managers,
+            engine_socket=self._config.api_socket,
             on_node_state=self._follow,
             incarnation=lambda: self.membership.incarnation,
             on_incarnation=lambda incarnation: self._remember(incarnation=incarnation),
@@ -154,8 +156,12 @@ class ClusterMember:
             directory=self.directory,
             on_newer=self._follow_newer,
             keeper=self.certificates,
+            pin_image=self._pin_image,
             new=new,
         )
+
+    async def _pin_image(self, image: str, registry_auth: str) -> str:
+        return await self._local.images.pin(image, auth=registry_auth_of_header(registry_auth))
 
     async def remove_everything(self) -> None:
         """When the node leaves, instead of `run`: no container, sandbox, link or rule of the cluster stays."""

@@ -121,6 +121,7 @@ class Bench:
             node=lambda: NodeInfo(id="n1", hostname="h1"),
             tls=lambda: client_tls("", "", ""),
             managers=lambda: (),
+            engine_socket=self.directory / "pyswarm.sock",
             on_node_state=_ignore,
         )
 

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
-from pyswarm_common.clock import Clock
+from pyswarm_common.clock import Clock, SystemClock
+from pyswarm_common.wire import ManagerMessage
+from pyswarm_manager.api.image_pinning import ImagePinning
 from pyswarm_manager.log_broker import LogBroker
 from pyswarm_manager.peer_health import Reachability
+from pyswarm_manager.reach.tunnels import NodeTunnels
 from pyswarm_manager.store.leadership import no_leader
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.tables import Tables, View
@@ -38,6 +41,12 @@ class ManagerServices:
     """Whether a manager can be reached, as this one finds (`PeerHealth`)."""
     leader_requests: "LeaderRequests | None" = None
     """The way to the leader; None where this is the only manager for certain."""
+    tunnels: NodeTunnels = field(default_factory=lambda: NodeTunnels("", SystemClock()))
+    """The ways to the Engine API of nodes."""
+    send_to_node: Callable[[str, ManagerMessage], bool] = lambda _node_id, _message: False
+    """Gives a message to a node's agent; False when this manager has no session of it."""
+    image_pinning: ImagePinning | None = None
+    """How images get their digests; None where no registry is to be asked."""
 
     def problem(self) -> str:
         """Return why the cluster cannot be changed through this manager now; "" when it can."""

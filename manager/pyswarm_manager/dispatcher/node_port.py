@@ -3,7 +3,7 @@
 GET  /ca                the CA's certificate; no certificate needed, the caller checks it against its token's digest
 POST /join              a token and a signing request in, a node certificate out; no certificate needed
 WS   /session           an agent's session
-WS   /streams/{id}      a log that the manager asked for
+WS   /streams/{id}      a log, or a tunnel to the node's Engine API, that the manager asked for
 POST /certificate       a new certificate for the caller, with the role that the store gives it
 POST /managers/enter    be a manager at these addresses, or hear how far that is
 POST /managers/leave    be a manager no more
@@ -37,6 +37,7 @@ from pyswarm_manager.dispatcher.loop import Dispatcher
 from pyswarm_manager.dispatcher.sessions import Session
 from pyswarm_manager.forwarding.not_done import not_done_response
 from pyswarm_manager.log_broker import LogBroker, LogPublisher
+from pyswarm_manager.reach.tunnels import NodeTunnels
 from pyswarm_manager.store.store import Store
 
 NORMAL_CLOSURE = 1000
@@ -87,6 +88,7 @@ class NodePort:
         admissions: Admissions,
         dispatcher: Dispatcher,
         log_broker: LogBroker,
+        tunnels: NodeTunnels,
         peer_certificate: Callable[[Mapping[str, Any]], bytes | None],
         forward: Forward,
         health: Callable[[], wire.ManagerHealth],
@@ -98,6 +100,7 @@ class NodePort:
         self._admissions = admissions
         self._dispatcher = dispatcher
         self._log_broker = log_broker
+        self._tunnels = tunnels
         self._peer_certificate = peer_certificate
         self._forward = forward
         self._health = health
@@ -250,7 +253,13 @@ class NodePort:
         except PyswarmError as error:
             await _refuse(socket, error.message)
             return
-        publisher = self._log_broker.accept(socket.path_params["stream_id"], identity.node_id)
+        stream_id = socket.path_params["stream_id"]
+        tunnel = self._tunnels.accept(stream_id, identity.node_id)
+        if tunnel is not None:
+            await tunnel.carry(socket)
+            await _close(socket)
+            return
+        publisher = self._log_broker.accept(stream_id, identity.node_id)
         if publisher is None:
             await _refuse(socket, "nobody waits for this stream")
             return

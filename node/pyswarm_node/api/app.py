@@ -16,6 +16,7 @@ from pyswarm_node.api.control import NodeControl, require_manager
 from pyswarm_node.api.version_middleware import VersionMiddleware
 
 _LOGS = re.compile(r"/(services|tasks)/[^/]+/logs")
+_NODE_ENGINE = re.compile(r"/pyswarm/nodes/[^/]+/engine(/.*)?")
 _POSTED_QUESTIONS = ("/pyswarm/services/dry-run",)
 """What is posted, as its question is long, and changes nothing."""
 
@@ -53,7 +54,8 @@ class ManagerRoutes:
         manager = control.manager
         requests = manager.leader_requests if manager is not None else None
         is_leaders = needs_leader(scope["method"], scope["path"])
-        if requests is None or not (is_leaders or await requests.must_read_there()):
+        goes_to_node = _NODE_ENGINE.fullmatch(scope["path"]) is not None
+        if requests is None or goes_to_node or not (is_leaders or await requests.must_read_there()):
             await self._router(scope, receive, send)
             return
         from pyswarm_manager.forwarding.exchange import Exchange
