@@ -1,12 +1,13 @@
 """A thin client of the Engine API over pyswarmd's unix socket, on the standard library alone: a command starts in milliseconds."""
 
 import http.client
+import io
 import json
 import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import click
@@ -77,6 +78,20 @@ class EngineClient:
         finally:
             connection.close()
 
+    @contextmanager
+    def take_over(self, *path: str, body: Any = None, **query: Any) -> Iterator["RawStream"]:
+        """POST, and give the connection once the daemon has handed it over (`101`): attach, exec and their like."""
+        connection = _UnixConnection(self._socket_path, timeout_s=None)
+        try:
+            headers = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
+            content = json.dumps(body or {}).encode()
+            response = self._send(connection, "POST", _target(path, query), content, headers)
+            if response.status != http.client.SWITCHING_PROTOCOLS:
+                raise _error(response.status, response.read())
+            yield RawStream(connection.sock, response.fp, response.headers.get("Content-Type", ""))
+        finally:
+            connection.close()
+
     def _call(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: bytes | None = None) -> Any:
         target = _target(path, query)
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -107,6 +122,34 @@ class EngineClient:
             raise EngineUnreachable(f"pyswarmd did not answer within {ANSWER_TIMEOUT_S:.0f} s on {self.host}") from error
         except (OSError, http.client.HTTPException) as error:
             raise EngineUnreachable(f"lost the connection to pyswarmd on {self.host}: {error or type(error).__name__}") from error
+
+
+class RawStream(NamedTuple):
+    """A connection that the daemon has handed over: bytes in both directions."""
+
+    socket: socket.socket
+    incoming: io.BufferedReader
+    media_type: str
+
+    def read(self) -> bytes:
+        """Return what has come, waiting for the first byte; b"" at the end, or when the connection broke."""
+        try:
+            return self.incoming.read1(65536)
+        except OSError:
+            return b""
+
+    def write(self, data: bytes) -> bool:
+        """Send; False when the other side takes no more."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def end_input(self) -> None:
+        """Say that nothing more will be sent."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -18,6 +18,14 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
         "task": LazyCommand("pyswarm_cli.task.commands:task", "Why a task is where it is, and its story."),
         "network": LazyCommand("pyswarm_cli.network.commands:network", "Overlays that join containers across hosts."),
         "image": LazyCommand("pyswarm_cli.image.commands:image", "The images of this node."),
+        "exec": LazyCommand("pyswarm_cli.container.reaching:execute", "Run a command in a container or task, on any node."),
+        "attach": LazyCommand("pyswarm_cli.container.reaching:attach", "Join the streams of a container or task, on any node."),
+        "cp": LazyCommand("pyswarm_cli.container.copying:copy", "Copy files to or from a container or task, on any node."),
+        "top": LazyCommand("pyswarm_cli.container.reaching:top", "The processes of a container or task, on any node."),
+        "stats": LazyCommand("pyswarm_cli.container.stats:stats", "What containers and tasks use, on any node."),
+        "port-forward": LazyCommand(
+            "pyswarm_cli.container.port_forward:port_forward", "Ports of this machine into a container or task."
+        ),
         "info": LazyCommand("pyswarm_cli.system.commands:info", "Show this node and its place in the cluster."),
         "version": LazyCommand("pyswarm_cli.system.commands:version", "Show the versions of this command and of the daemon."),
         "simulate": LazyCommand("pyswarm_cli.system.simulate:simulate", "Ask an imagined cluster what would happen."),
