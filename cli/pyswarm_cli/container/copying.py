@@ -41,7 +41,7 @@ def copy(engine: EngineClient, archive: bool, follow_link: bool, quiet: bool, so
       pyswarm cp site/. web.2:/usr/share/nginx/html
       pyswarm cp db.1:/var/lib/data - > data.tar
     """
-    from_container, to_container = _split(source), _split(destination)
+    from_container, to_container = split_place(source), split_place(destination)
     if from_container is not None and to_container is not None:
         raise click.UsageError("copying between containers is not supported")
     if from_container is not None:
@@ -56,7 +56,7 @@ def copy(engine: EngineClient, archive: bool, follow_link: bool, quiet: bool, so
         click.echo(f"Successfully copied {source} to {destination}", err=True)
 
 
-def _split(place: str) -> tuple[str, str] | None:
+def split_place(place: str) -> tuple[str, str] | None:
     """Return (container, path) of `CONTAINER:PATH`; None for a path of this machine."""
     if place == "-" or place.startswith(("/", ".")) or ":" not in place:
         return None
@@ -89,10 +89,10 @@ def _copy_out(engine: EngineClient, target: Target, path: str, destination: str,
             sys.stdout.buffer.flush()
             return
         with tarfile.open(fileobj=response, mode="r|") as archive:
-            _extract(archive, Path(destination), copies_content=path.endswith("/."))
+            extract_archive(archive, Path(destination), copies_content=path.endswith("/."))
 
 
-def _extract(archive: tarfile.TarFile, destination: Path, *, copies_content: bool) -> None:
+def extract_archive(archive: tarfile.TarFile, destination: Path, *, copies_content: bool) -> None:
     """Unpack an archive whose members begin with the copied file's name, which becomes the destination's when that is new."""
     into = destination.is_dir()
     if not into and not destination.parent.is_dir():
