@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyswarm_agent.api.agent_services import agent_of
-from pyswarm_agent.runtime.interface import no_such_container
+from pyswarm_agent.api.container_references import resolve_container
 from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.responses import ZERO_TIME, JSONResponse, query_flag, rfc3339
-from pyswarm_common.errors import Conflict, Unimplemented
+from pyswarm_common.errors import Unimplemented
 
 router = APIRouter()
 
@@ -36,7 +36,7 @@ async def list_containers(request: Request) -> Response:
 @router.get("/containers/{reference}/json")
 async def inspect_container(request: Request, reference: str) -> Response:
     """Show one container."""
-    return JSONResponse(_render_details(_resolve(agent_of(request).containers.list(), reference)))
+    return JSONResponse(_render_details(resolve_container(agent_of(request).containers.list(), reference)))
 
 
 @router.post("/containers/create")
@@ -147,20 +147,6 @@ def _render_state(container: ContainerRecord) -> dict[str, Any]:
         "StartedAt": rfc3339(container.started_at_ns),
         "FinishedAt": rfc3339(ended.finished_at_ns) if ended else ZERO_TIME,
     }
-
-
-def _resolve(containers: list[ContainerRecord], reference: str) -> ContainerRecord:
-    """Find by id, name, or a unique beginning of an id. Raises NotFound, Conflict."""
-    wanted = reference.removeprefix("/")
-    for container in containers:
-        if wanted in (container.config.id, container.config.name):
-            return container
-    matches = [container for container in containers if wanted and container.config.id.startswith(wanted)]
-    if not matches:
-        raise no_such_container(reference)
-    if len(matches) > 1:
-        raise Conflict(f"Multiple IDs found with provided prefix: {reference}")
-    return matches[0]
 
 
 def _matches(container: ContainerRecord, filters: Filters) -> bool:
