@@ -8,8 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pyswarm_agent.api.agent_services import agent_of
-from pyswarm_agent.api.container_references import resolve_container
+from pyswarm_agent.api.container_reference import container_of
 from pyswarm_agent.runtime.access.dialing import dial_inside
 from pyswarm_common.engine_api.hijack import HijackResponse, RawConnection
 from pyswarm_common.errors import Conflict, InvalidArgument
@@ -24,7 +23,7 @@ _PIECE_BYTES = 64 * 1024
 @router.post("/pyswarm/containers/{reference}/dial")
 async def dial(request: Request, reference: str) -> Response:
     """Join the client's connection to TCP port `port` on the container's own loopback."""
-    container = resolve_container(agent_of(request).containers.list(), reference)
+    container = container_of(request, reference)
     text = request.query_params.get("port", "")
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= _HIGHEST_PORT):
         raise InvalidArgument(f"invalid port {text!r}: it is a number from 1 to {_HIGHEST_PORT}")
