@@ -5,21 +5,27 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pyswarm_common.objects import Task
 from pyswarm_common.task_states import TaskState
 from pyswarm_common.wire import Assignments, TaskAssignment
+from pyswarm_manager.dispatcher.contents import contents_of, needed_contents, templates_of
 from pyswarm_manager.dispatcher.network_views import PublishedView
 from pyswarm_manager.store.tables import View
 from pyswarm_manager.task_names import has_slot
 
+_LABELS_PLACEHOLDER = b".Service.Labels"
+
 
 @dataclass(frozen=True)
 class Sent:
-    """What an agent has: tasks by id, task spec ids, view versions by network id; and the networks that its tasks need."""
+    """What an agent has: tasks by id, ids of task specs, view versions by network id, ids of secrets and configs; and the networks
+    that its tasks need."""
 
     tasks: Mapping[str, TaskAssignment] = field(default_factory=dict)
     task_specs: frozenset[str] = frozenset()
     views: Mapping[str, int] = field(default_factory=dict)
     networks: Sequence[str] = ()
+    contents: frozenset[str] = frozenset()
 
 
 def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None:
@@ -38,7 +44,21 @@ def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None
         node_id="" if has_slot(task, service) else node_id,
         attachments=task.attachments,
         generic_resources=task.generic_resources,
+        service_labels=_labels_to_tell(view, task),
     )
+
+
+def _labels_to_tell(view: View, task: Task) -> dict[str, str]:
+    """The service's labels, if the task's spec, or a secret or config of it, has placeholders for them.
+
+    A node with many tasks need not hold them for each.
+    """
+    spec, service = view.task_specs.get(task.task_spec_id), view.services.get(task.service_id)
+    if spec is None or service is None or not service.spec.labels:
+        return {}
+    templates = templates_of(spec.template_json, view)
+    is_asked = _LABELS_PLACEHOLDER in spec.template_json or any(_LABELS_PLACEHOLDER in data for data in templates)
+    return service.spec.labels if is_asked else {}
 
 
 def needed_networks(tasks: Mapping[str, TaskAssignment], view: View) -> tuple[str, ...]:
@@ -78,6 +98,7 @@ def next_assignments(
             changed.append(wanted)
     spec_ids = frozenset([t.task_spec_id for t in tasks.values()]) if touched else sent.task_specs
     new_specs = {i: spec.template_json for i in spec_ids - sent.task_specs if (spec := view.task_specs.get(i)) is not None}
+    content_ids = needed_contents(tasks.values(), spec_ids, view) if touched else sent.contents
     needed = needed_networks(tasks, view) if touched else sent.networks
     networks = [n for n in needed if n in published]
     whole: list[msgspec.Raw] = []
@@ -89,8 +110,10 @@ def next_assignments(
         elif held != current.view.version:
             whole.append(current.whole)
     removed_views = tuple(n for n in sent.views if n not in networks)
-    now_sent = Sent(tasks, spec_ids, {n: published[n].view.version for n in networks}, needed)
-    if not (is_complete or changed or removed_tasks or whole or deltas or removed_views):
+    now_sent = Sent(tasks, spec_ids, {n: published[n].view.version for n in networks}, needed, content_ids)
+    new_contents = contents_of(content_ids - sent.contents, view)
+    removed_contents = tuple(sorted(sent.contents - content_ids))
+    if not (is_complete or changed or removed_tasks or whole or deltas or removed_views or new_contents or removed_contents):
         return None, now_sent
     message = Assignments(
         is_complete=is_complete,
@@ -100,5 +123,7 @@ def next_assignments(
         views=tuple(whole),
         view_deltas=tuple(deltas),
         removed_views=removed_views,
+        contents=new_contents,
+        removed_contents=removed_contents,
     )
     return message, now_sent

@@ -21,6 +21,7 @@ from pyswarm_common.task_states import TaskState, Writer, may_write
 from pyswarm_manager.ca.authority import manager_addresses
 from pyswarm_manager.ca.rotation.decide import etcd_restart_turn
 from pyswarm_manager.dispatcher.assignments import next_assignments
+from pyswarm_manager.dispatcher.contents import split_contents
 from pyswarm_manager.dispatcher.liveness import PROBE_TIMEOUT_S, TICK_S, Liveness, heartbeat_period_s
 from pyswarm_manager.dispatcher.network_views import NetworkViews
 from pyswarm_manager.dispatcher.node_states import node_state
@@ -265,7 +266,8 @@ class Dispatcher:
         session.has_complete_set = True
         if message is None:
             return 0
-        session.send(message)
+        for part in split_contents(message):
+            session.send(part)
         return sum(memoryview(raw).nbytes for raw in (*message.views, *message.view_deltas))
 
 
@@ -318,4 +320,5 @@ def _as_rejection(reason: str, reported: TaskStatus) -> TaskStatus:
 
 
 def _is_news(before: TaskStatus, after: TaskStatus) -> bool:
-    return may_write(Writer.AGENT, before.state, after.state)
+    is_now_unhealthy = before.state is after.state is TaskState.RUNNING and bool(after.error) and not before.error
+    return is_now_unhealthy or may_write(Writer.AGENT, before.state, after.state)

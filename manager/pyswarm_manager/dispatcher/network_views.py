@@ -187,7 +187,9 @@ def _endpoint(view: View, network_id: str, task: Task) -> wire.Endpoint | None:
 
 
 def _is_backend(task: Task) -> bool:
-    return task.status.state is TaskState.RUNNING and task.desired_state is TaskState.RUNNING
+    """One that runs with an error is unhealthy: its agent is about to stop it."""
+    is_serving = task.status.state is TaskState.RUNNING and not task.status.error
+    return is_serving and task.desired_state is TaskState.RUNNING
 
 
 def _bare(endpoint: wire.Endpoint) -> str:

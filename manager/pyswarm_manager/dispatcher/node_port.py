@@ -36,7 +36,8 @@ from pyswarm_manager.ca.authority import CertificateAuthority, decode_join_reque
 from pyswarm_manager.dispatcher.loop import Dispatcher
 from pyswarm_manager.dispatcher.sessions import Session
 from pyswarm_manager.forwarding.not_done import not_done_response
-from pyswarm_manager.log_broker import LogBroker, LogPublisher
+from pyswarm_manager.log_broker import LogBroker
+from pyswarm_manager.log_streams import LogPublisher
 from pyswarm_manager.reach.tunnels import NodeTunnels
 from pyswarm_manager.store.store import Store
 
@@ -241,7 +242,7 @@ class NodePort:
     async def _send(self, socket: WebSocket, session: Session) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             while (message := await session.outgoing.get()) is not None:
-                if isinstance(message, wire.Assignments) and (message.views or message.view_deltas):
+                if isinstance(message, wire.Assignments) and (message.views or message.view_deltas or message.contents):
                     async with self._turn_of_large_messages:
                         await asyncio.sleep(0)
                 await socket.send_bytes(wire.encode(message))
@@ -283,7 +284,7 @@ async def _decode(request: Request, type_: type[T]) -> T:
 
 async def _publish(socket: WebSocket, publisher: LogPublisher) -> None:
     with contextlib.suppress(WebSocketDisconnect, msgspec.DecodeError):
-        while await publisher.publish(msgspec.msgpack.decode(await socket.receive_bytes(), type=wire.LogLine)):
+        while await publisher.publish(msgspec.msgpack.decode(await socket.receive_bytes(), type=wire.LogPart)):
             pass
 
 

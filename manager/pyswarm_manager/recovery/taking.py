@@ -5,17 +5,19 @@ change. Encoding follows in slices, so that neither this nor a slow reader holds
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
 from pyswarm_common.clock import Clock
 from pyswarm_common.engine_api.responses import rfc3339
-from pyswarm_common.objects import KIND_OF_TYPE, AnyObject
+from pyswarm_common.objects import KIND_OF_TYPE, AnyObject, Content
 from pyswarm_manager.recovery.backup_format import BACKUP_FORMAT, BACKUP_VERSION, BackupHeader, BackupWriter
 from pyswarm_manager.store.store import Store
 
 OBJECTS_PER_FRAME = 500
 """A slice of 500 tasks takes some 2 ms to encode and seal."""
+CONTENT_BYTES_PER_FRAME = 4 << 20
+"""Of the data of secrets and configs."""
 
 
 class Cut(NamedTuple):
@@ -59,7 +61,21 @@ async def backup_pieces(cut: Cut) -> AsyncIterator[bytes]:
     writer = BackupWriter(cut.header, cut.unlock_key)
     yield writer.begin()
     for kind, objects in cut.objects.items():
-        for start in range(0, len(objects), OBJECTS_PER_FRAME):
-            yield writer.frame(kind, objects[start : start + OBJECTS_PER_FRAME])
+        for part in _slices(objects):
+            yield writer.frame(kind, part)
             await asyncio.sleep(0)
     yield writer.end()
+
+
+def _slices(objects: Sequence[AnyObject]) -> Iterator[Sequence[AnyObject]]:
+    part: list[AnyObject] = []
+    content_bytes = 0
+    for item in objects:
+        size_bytes = len(item.data) if isinstance(item, Content) else 0
+        if part and (len(part) >= OBJECTS_PER_FRAME or content_bytes + size_bytes > CONTENT_BYTES_PER_FRAME):
+            yield part
+            part, content_bytes = [], 0
+        part.append(item)
+        content_bytes += size_bytes
+    if part:
+        yield part

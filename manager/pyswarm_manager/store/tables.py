@@ -14,8 +14,10 @@ from pyswarm_common.objects import (
     TYPE_OF_KIND,
     AnyObject,
     Cluster,
+    Config,
     Network,
     Node,
+    Secret,
     Service,
     Task,
     TaskSpec,
@@ -24,7 +26,7 @@ from pyswarm_common.service_labels import DEPENDS_ON, full_names, names_depended
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.store.derived import DerivedIndexes, DerivedT
 
-ObjectT = TypeVar("ObjectT", Cluster, Network, Node, Service, Task, TaskSpec)
+ObjectT = TypeVar("ObjectT", Cluster, Config, Network, Node, Secret, Service, Task, TaskSpec)
 _EMPTY: dict[str, Task] = {}
 _NO_SERVICES: dict[str, Service] = {}
 
@@ -62,6 +64,16 @@ class View(Protocol):
         """All tasks."""
         ...
 
+    @property
+    def secrets(self) -> "Table[Secret]":
+        """All secrets."""
+        ...
+
+    @property
+    def configs(self) -> "Table[Config]":
+        """All configs."""
+        ...
+
     def table(self, type_: type[ObjectT]) -> "Table[ObjectT]":
         """Return the table of one type of object."""
         ...
@@ -72,7 +84,7 @@ class View(Protocol):
 
 
 class Table(Generic[ObjectT]):
-    """The objects of one kind by id; services, networks and nodes also by name."""
+    """The objects of one kind by id; all that have a name also by that."""
 
     def __init__(self, noun: str) -> None:
         self.noun = noun
@@ -301,6 +313,8 @@ class Tables:
         self.services = ServiceTable()
         self.task_specs: Table[TaskSpec] = Table("task spec")
         self.tasks = TaskTable()
+        self.secrets: Table[Secret] = Table("secret")
+        self.configs: Table[Config] = Table("config")
         self._by_type: dict[type[AnyObject], Any] = {
             Cluster: self._clusters,
             Node: self.nodes,
@@ -308,6 +322,8 @@ class Tables:
             Service: self.services,
             TaskSpec: self.task_specs,
             Task: self.tasks,
+            Secret: self.secrets,
+            Config: self.configs,
         }
         self._derived = DerivedIndexes()
         for table in self._by_type.values():

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pyswarm_common.errors import AlreadyExists, OutOfSequence
-from pyswarm_common.objects import AnyObject, Cluster, Network, Node, Service, Task, TaskSpec
+from pyswarm_common.objects import AnyObject, Cluster, Config, Network, Node, Secret, Service, Task, TaskSpec
 from pyswarm_manager.store.derived import DerivedT
 from pyswarm_manager.store.subscription import Change
 from pyswarm_manager.store.tables import ObjectT, ServiceTable, Table, Tables, TaskTable
@@ -72,6 +72,16 @@ class Transaction:
     def tasks(self) -> TaskTable:
         """All tasks."""
         return self._head.tasks
+
+    @property
+    def secrets(self) -> Table[Secret]:
+        """All secrets."""
+        return self._head.secrets
+
+    @property
+    def configs(self) -> Table[Config]:
+        """All configs."""
+        return self._head.configs
 
     def table(self, type_: type[ObjectT]) -> Table[ObjectT]:
         """Return the table of one type of object."""

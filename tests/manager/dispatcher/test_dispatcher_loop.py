@@ -132,6 +132,17 @@ async def test_a_status_is_stored_before_it_is_acknowledged_and_never_goes_back(
     assert read_state_times(stored.state_times) == [(TaskState.RUNNING, 8)]
 
 
+async def test_that_a_running_task_is_unhealthy_is_stored_once(bench: Bench) -> None:
+    await bench.assign("t1")
+    session = await bench.dispatcher.open_session("n1", HELLO)
+    for number, error in enumerate(("", "unhealthy container", "", "something else"), 1):
+        update = wire.TaskStatusUpdate(task_id="t1", status=TaskStatus(state=TaskState.RUNNING, at_ns=8, error=error))
+        await bench.dispatcher.handle(session, wire.StatusReport(number=number, updates=(update,)))
+    stored = bench.store.view.tasks.must_get("t1")
+    assert (stored.status.state, stored.status.error) == (TaskState.RUNNING, "unhealthy container")
+    assert read_state_times(stored.state_times) == [(TaskState.RUNNING, 8)]
+
+
 async def test_an_agent_cannot_write_the_status_of_another_nodes_task(bench: Bench) -> None:
     await bench.store.update(lambda tx: tx.create(Node(id="n2")))
     await bench.assign("t1")

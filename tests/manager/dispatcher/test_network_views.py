@@ -67,6 +67,19 @@ def views_of(tables: Tables) -> NetworkViews:
     return views
 
 
+def test_an_unhealthy_task_is_no_backend_but_keeps_its_place(tables: Tables) -> None:
+    views = views_of(tables)
+    put(tables, views, task(1))
+    put(tables, views, task(2))
+    views.refresh(tables, 2)
+    unhealthy = TaskStatus(state=TaskState.RUNNING, error="unhealthy container")
+    put(tables, views, msgspec.structs.replace(task(2), status=unhealthy))
+    assert views.refresh(tables, 3) == {"net"}
+    view = views.published["net"].view
+    assert view.services["svc"].backends == ("10.0.1.11",)
+    assert sorted(view.endpoints) == ["t1", "t2"]
+
+
 def test_a_view_names_the_service_its_vip_and_its_running_tasks_only(tables: Tables) -> None:
     views = views_of(tables)
     put(tables, views, task(1))
@@ -88,6 +101,22 @@ def test_a_task_without_a_slot_is_named_by_its_node(tables: Tables) -> None:
     assignments, _ = next_assignments(tables, "n1", Sent(), views.published, is_complete=True)
     assert assignments is not None
     assert [t.name for t in assignments.tasks] == ["web.n1.t1"]
+
+
+def test_a_services_labels_are_sent_only_where_a_placeholder_needs_them(tables: Tables) -> None:
+    service = tables.services.must_get("svc")
+    tables.services.put(msgspec.structs.replace(service, spec_json=b'{"Labels":{"tier":"front"}}'), 1)
+    tables.tasks.put(task(1), 1)
+
+    def labels(env: str) -> dict[str, str]:
+        template = msgspec.json.encode({"ContainerSpec": {"Env": [env]}})
+        tables.task_specs.put(TaskSpec(id=task(1).task_spec_id, template_json=template), 1)
+        message, _ = next_assignments(tables, "n1", Sent(), {}, is_complete=True)
+        assert message is not None
+        return message.tasks[0].service_labels
+
+    assert labels("A={{.Service.Name}}") == {}
+    assert labels('A={{index .Service.Labels "tier"}}') == {"tier": "front"}
 
 
 def test_the_first_slot_of_a_replicated_job_is_slot_0(tables: Tables) -> None:

@@ -17,11 +17,13 @@ from pyswarm_common.errors import Conflict, InvalidArgument, NotFound, OutOfSequ
 from pyswarm_common.objects import (
     AnyObject,
     Cluster,
+    Config,
     IssuedCertificate,
     ManagerStatus,
     Network,
     Node,
     NodeStatus,
+    Secret,
     Service,
     Task,
     TaskSpec,
@@ -33,7 +35,7 @@ from pyswarm_manager.recovery.backup_format import Backup, BackupHeader, BackupW
 from pyswarm_manager.recovery.bereavement import next_incarnation
 from pyswarm_manager.recovery.forcing import ForcedCluster, Survivor, forsake_others
 from pyswarm_manager.recovery.restoring import NewManager, RestoredCluster, restored_cluster, write_restored
-from pyswarm_manager.recovery.taking import backup_pieces, cut_now, take_cut
+from pyswarm_manager.recovery.taking import CONTENT_BYTES_PER_FRAME, backup_pieces, cut_now, take_cut
 from pyswarm_manager.store.memory import MemoryBackend, MemoryCluster, memory_store
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.version_base import restored_version_base
@@ -83,6 +85,8 @@ def sample_objects(unlock_key: str = "") -> list[AnyObject]:
         Service(id="s1", name="web", spec_json=b'{"Name":"web"}', task_spec_id="ts1"),
         Task(id="t1", task_spec_id="ts1", service_id="s1", slot=1, node_id="w1", status=running),
         Task(id="t2", task_spec_id="ts1", service_id="s1", slot=2, node_id="m1", status=running),
+        Secret(id="k1", name="key", data=b"open sesame", spec_json=b'{"Name":"key","Labels":{}}'),
+        Config(id="k2", name="conf", data=bytes(range(256))),
     ]
 
 
@@ -116,7 +120,7 @@ async def test_what_was_taken_comes_back_equal(unlock_key: str) -> None:
         data = await backup_of(store)
         view = store.view
         stored: list[AnyObject] = [view.cluster]
-        for table in (view.nodes, view.networks, view.services, view.task_specs, view.tasks):
+        for table in (view.nodes, view.networks, view.services, view.task_specs, view.tasks, view.secrets, view.configs):
             stored += list(table)  # type: ignore[arg-type]
         revision = store.revision
     backup = read_backup(data, unlock_key)
@@ -126,6 +130,15 @@ async def test_what_was_taken_comes_back_equal(unlock_key: str) -> None:
     assert backup.header.encrypted == bool(unlock_key)
     assert (b"nginx" in data) == (not unlock_key)
     assert (b"PRIVATE KEY" in data) == (not unlock_key)
+    assert (b"open sesame" in data) == (not unlock_key)
+
+
+async def test_much_data_in_configs_travels_in_many_frames() -> None:
+    async with memory_store(SystemClock()) as store:
+        await fill(store, [cluster_object(), *(Config(id=f"c{i}", name=f"c{i}", data=bytes(1_000_000)) for i in range(9))])
+        pieces = [piece async for piece in backup_pieces(await take_cut(store, ManualClock()))]
+    assert max(map(len, pieces)) <= CONTENT_BYTES_PER_FRAME + 1000
+    assert len(read_backup(b"".join(pieces)).objects) == 10
 
 
 async def test_an_encrypted_backup_opens_with_its_key_alone() -> None:
