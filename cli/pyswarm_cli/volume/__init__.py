@@ -1,0 +1,1 @@
+"""`pyswarm volume …`: the volumes of this node."""
