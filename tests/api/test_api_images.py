@@ -104,8 +104,10 @@ async def test_pull_errors_reach_the_client(client: httpx.AsyncClient, registry:
     unknown = await client.post("/images/create", params={"fromImage": f"{registry.host}/nosuch", "tag": "1"})
     last = json.loads(unknown.text.splitlines()[-1])
     assert "nosuch" in (last["error"] if unknown.status_code == 200 else last["message"])
-    importing = await client.post("/images/create", params={"fromSrc": "-"})
+    importing = await client.post("/images/create", params={"fromSrc": "http://127.0.0.1/files.tar"})
     assert importing.status_code == 501
+    empty = await client.post("/images/create", params={"fromSrc": "-"})
+    assert (empty.status_code, empty.json()) == (400, {"message": "the tarball to import is empty"})
 
 
 async def test_distribution_tells_digest_and_platforms(client: httpx.AsyncClient, registry: RealRegistry) -> None:

@@ -1,7 +1,6 @@
-"""The routes of images and of registries: pull, load, list, inspect, tag, remove, distribution."""
+"""The routes about the images that are here: list, inspect, history, tag, remove, prune. What moves them: `image_transfer`."""
 
-from datetime import datetime
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,17 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyswarm_agent.api.agent_services import AgentServices, agent_of
-from pyswarm_agent.api.progress import stream_progress
-from pyswarm_agent.images import Image, RegistryAuth
-from pyswarm_agent.images.records import registry_auth_of_header
+from pyswarm_agent.api.image_filters import LIST_FILTERS, PRUNE_FILTERS, created_ns, matches, prunes
+from pyswarm_agent.image_use import container_counts, image_users
+from pyswarm_agent.images import Image, Removal
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.responses import ZERO_TIME, JSONResponse, query_flag
-from pyswarm_common.engine_api.streams import json_line
-from pyswarm_common.errors import InvalidArgument, NotFound, Unimplemented
+from pyswarm_common.errors import Conflict, InvalidArgument, NotFound, Unimplemented
 
 router = APIRouter()
 
-_FILTERS = ("reference", "dangling", "label", "before", "since", "until")
+_SECOND_NS = 1_000_000_000
+_NO_STEP = "<missing>"
 _EMPTY_CONFIG: dict[str, Any] = {
     "Hostname": "",
     "Domainname": "",
@@ -44,38 +43,38 @@ _EMPTY_CONFIG: dict[str, Any] = {
 
 @router.get("/images/json")
 async def list_images(request: Request) -> Response:
-    """List this node's images."""
-    filters = Filters.parse(request.query_params.get("filters"), _FILTERS)
-    images = agent_of(request).images.list()
-    return JSONResponse([render_image_summary(image) for image in images if _matches(image, filters)])
+    """List this node's images; with `shared-size` also how much of each others have too."""
+    filters = Filters.parse(request.query_params.get("filters"), LIST_FILTERS)
+    agent = agent_of(request)
+    shared = agent.images.shared_bytes() if query_flag(request, "shared-size") else None
+    images = [image for image in agent.images.list() if matches(image, filters, agent.images)]
+    return JSONResponse([render_image_summary(image, shared) for image in images])
 
 
-@router.post("/images/create")
-async def pull_image(request: Request) -> Response:
-    """Pull an image, reporting progress."""
-    name, tag = request.query_params.get("fromImage", ""), request.query_params.get("tag", "")
-    if not name:
-        raise Unimplemented("importing an image from a tarball of its files is not supported: use docker load")
-    reference = f"{name}{'@' if tag.startswith('sha256:') else ':'}{tag}" if tag else name
-    images = agent_of(request).images
-    auth = _registry_auth(request)
-    return await stream_progress(lambda progress: images.pull(reference, auth=auth, progress=progress))
-
-
-@router.post("/images/load")
-async def load_images(request: Request) -> Response:
-    """Load the images of a tarball."""
-    names = await agent_of(request).images.load(request.stream())
-    lines = [json_line({"stream": f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}\n"}) for name in names]
-    return Response(b"".join(lines), media_type="application/json")
+@router.get("/images/search")
+async def search_images(request: Request) -> Response:
+    """Search Docker Hub: not offered."""
+    raise Unimplemented("searching Docker Hub is not supported: look for images on its web site, then pull them by name")
 
 
 @router.post("/images/prune")
 async def prune_images(request: Request) -> Response:
-    """Remove layers that no image has; images without a name are never kept."""
+    """Remove images without a tag, or with `dangling=false` all that nothing uses; and layers that no image has."""
+    filters = Filters.parse(request.query_params.get("filters"), PRUNE_FILTERS)
     agent = agent_of(request)
-    removed = await agent.images.collect_garbage(agent.content_in_use())
-    return JSONResponse({"ImagesDeleted": [{"Deleted": digest} for digest in removed] or None, "SpaceReclaimed": 0})
+    in_use = agent.content_in_use()
+    removed: list[Removal] = []
+    freed_bytes = 0
+    for image in agent.images.list():
+        if image.id not in in_use and prunes(image, filters, agent.clock.now_ns()):
+            try:
+                removals, freed = agent.images.remove_counted(image.id, force=True, in_use=in_use)
+            except (Conflict, NotFound):
+                continue
+            removed += removals
+            freed_bytes += freed
+    removed += [Removal(deleted=layer_id) for layer_id in await agent.images.collect_garbage(in_use)]
+    return JSONResponse({"ImagesDeleted": removed or None, "SpaceReclaimed": freed_bytes})
 
 
 @router.get("/images/{reference:path}/json")
@@ -85,13 +84,36 @@ async def inspect_image(request: Request, reference: str) -> Response:
     return JSONResponse(_render_image(agent, _find(agent, reference)))
 
 
+@router.get("/images/{reference:path}/history")
+async def show_history(request: Request, reference: str) -> Response:
+    """Show the steps that made an image, the newest first."""
+    agent = agent_of(request)
+    image = _find(agent, reference)
+    return JSONResponse(
+        [
+            {
+                "Id": image.id if number == 0 else _NO_STEP,
+                "Created": created_ns(step.created) // _SECOND_NS,
+                "CreatedBy": step.created_by,
+                "Tags": list(image.repo_tags) or None if number == 0 else None,
+                "Size": step.size_bytes,
+                "Comment": step.comment,
+            }
+            for number, step in enumerate(agent.images.history(image))
+        ]
+    )
+
+
 @router.post("/images/{reference:path}/tag")
 async def tag_image(request: Request, reference: str) -> Response:
     """Give an image another name."""
     repository, tag = request.query_params.get("repo", ""), request.query_params.get("tag", "")
     if not repository:
         raise InvalidArgument("invalid reference format: the new name is missing")
-    agent_of(request).images.tag(reference, f"{repository}:{tag}" if tag else repository)
+    agent, name = agent_of(request), f"{repository}:{tag}" if tag else repository
+    agent.images.tag(reference, name)
+    image = agent.images.get(name)
+    agent.events.publish("image", "tag", image.id if image is not None else reference, {"name": name})
     return Response(status_code=201)
 
 
@@ -99,29 +121,35 @@ async def tag_image(request: Request, reference: str) -> Response:
 async def remove_image(request: Request, reference: str) -> Response:
     """Take a name of an image away, and with the last one the image."""
     agent = agent_of(request)
-    return JSONResponse(agent.images.remove(reference, force=query_flag(request, "force"), in_use=agent.content_in_use()))
+    removed = agent.images.remove(
+        reference,
+        force=query_flag(request, "force"),
+        in_use=agent.content_in_use(),
+        users=image_users(agent.containers),
+    )
+    for removal in removed:
+        agent.events.publish("image", "delete" if removal.deleted else "untag", removal.deleted or removal.untagged)
+    return JSONResponse(removed)
 
 
-@router.get("/distribution/{reference:path}/json")
-async def inspect_distribution(request: Request, reference: str) -> Response:
-    """Show what the registry has under a name; `service create` asks this for the digest."""
-    found = await agent_of(request).images.resolve_digest(reference, auth=_registry_auth(request))
-    platforms = [_without_empty({"architecture": p.architecture, "os": p.os, "variant": p.variant}) for p in found.platforms]
-    descriptor = {"mediaType": found.media_type, "digest": found.digest, "size": found.size_bytes}
-    return JSONResponse({"Descriptor": descriptor, "Platforms": platforms})
+def images_disk_use(agent: AgentServices) -> dict[str, Any]:
+    """Return what `/system/df` says of images: `LayersSize`, each layer counted once, and `Images` with what they share."""
+    counts, shared = container_counts(agent.containers), agent.images.shared_bytes()
+    images = [{**render_image_summary(image, shared), "Containers": counts[image.id]} for image in agent.images.list()]
+    return {"LayersSize": agent.images.layers_bytes(), "Images": images}
 
 
-def render_image_summary(image: Image) -> dict[str, Any]:
-    """Return an image as the list shows it."""
+def render_image_summary(image: Image, shared_bytes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return an image as the list shows it; `shared_bytes`: how much of each image others have too, where that was asked for."""
     return {
         "Containers": -1,
-        "Created": int(_created(image).timestamp()) if image.created else 0,
+        "Created": created_ns(image.created) // _SECOND_NS,
         "Id": image.id,
         "Labels": image.config.labels or None,
         "ParentId": "",
         "RepoDigests": list(image.repo_digests) or None,
         "RepoTags": list(image.repo_tags) or None,
-        "SharedSize": -1,
+        "SharedSize": -1 if shared_bytes is None else shared_bytes.get(image.id, 0),
         "Size": image.size_bytes,
         "VirtualSize": image.size_bytes,
     }
@@ -156,36 +184,3 @@ def _find(agent: AgentServices, reference: str) -> Image:
     if image is None:
         raise NotFound(f"No such image: {reference}")
     return image
-
-
-def _registry_auth(request: Request) -> RegistryAuth | None:
-    return registry_auth_of_header(request.headers.get("x-registry-auth", ""))
-
-
-def _matches(image: Image, filters: Filters) -> bool:
-    is_dangling = not image.repo_tags
-    wanted = {value in ("true", "1") for value in filters.values("dangling")}
-    return (
-        (not wanted or is_dangling in wanted)
-        and filters.allows_labels("label", image.config.labels)
-        and ("reference" not in filters or any(_names(image, r) for r in filters.values("reference")))
-    )
-
-
-def _names(image: Image, pattern: str) -> bool:
-    """Whether a name of the image, or its repository, fits the pattern (`*` and `?` as in file names, not across `/`)."""
-    names = [*image.repo_tags, *(tag.rpartition(":")[0] for tag in image.repo_tags), *image.repo_digests]
-    return any(_fits(name, pattern) for name in names)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    parts, patterns = name.split("/"), pattern.split("/")
-    return len(parts) == len(patterns) and all(fnmatchcase(part, one) for part, one in zip(parts, patterns, strict=True))
-
-
-def _created(image: Image) -> datetime:
-    return datetime.fromisoformat(image.created)
-
-
-def _without_empty(values: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value}

@@ -6,8 +6,8 @@ stream's last object.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 from starlette.responses import Response
 
@@ -15,12 +15,20 @@ from pyswarm_agent.images import PullProgress
 from pyswarm_common.engine_api.streams import StreamResponse, Write, error_line, json_line
 from pyswarm_common.errors import PyswarmError
 
-Work: TypeAlias = Callable[[Callable[[PullProgress], None]], Awaitable[object]]
+ResultT = TypeVar("ResultT")
+Work: TypeAlias = Callable[[Callable[[PullProgress], None]], Awaitable[ResultT]]
 """Does something, given a function to report its progress to."""
 
 
-async def stream_progress(work: Work) -> Response:
-    """Start the work and return the response that shows it; cancelled with its client. Raises what it raises at once."""
+def _say_no_more(result: object) -> Iterable[object]:
+    return ()
+
+
+async def stream_progress(work: Work[ResultT], answer_of: Callable[[ResultT], Iterable[object]] = _say_no_more) -> Response:
+    """Start the work and return the response that shows it; cancelled with its client. Raises what it raises at once.
+
+    `answer_of`: the last objects of the stream, from the work's result.
+    """
     reports: asyncio.Queue[PullProgress | None] = asyncio.Queue()
     running = asyncio.ensure_future(work(reports.put_nowait))
     running.add_done_callback(lambda _: reports.put_nowait(None))
@@ -38,7 +46,8 @@ async def stream_progress(work: Work) -> Response:
             while report is not None:
                 await write(json_line(render_progress(report)))
                 report = await reports.get()
-            await running
+            for answer in answer_of(await running):
+                await write(json_line(answer))
         except PyswarmError as error:
             await write(error_line(error))
         finally:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         ImageConfig,
         Platform,
         PullProgress,
+        PushedTag,
         RegistryAuth,
         Removal,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "ImageStore",
     "Platform",
     "PullProgress",
+    "PushedTag",
     "Reference",
     "RegistryAuth",
     "Removal",

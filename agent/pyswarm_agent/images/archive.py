@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from pyswarm_agent.images.byte_stream import INPUT_BYTES, decompress
-from pyswarm_agent.images.disk import in_thread
-from pyswarm_agent.images.failures import corrupt_layer
+from pyswarm_agent.images.disk import RoomWatch, in_thread, spool
+from pyswarm_agent.images.failures import corrupt_layer, disk_failure
 from pyswarm_agent.images.index import ImageIndex
 from pyswarm_agent.images.layers import LayerStore
 from pyswarm_agent.images.manifest import (
@@ -38,6 +38,7 @@ from pyswarm_agent.images.tar_stream import TarError
 from pyswarm_common.errors import InvalidArgument, PyswarmError
 
 _LINKS_MAX = 10
+_DOING = "loading images"
 _REFERENCE_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -79,7 +80,7 @@ class ArchiveLoader:
         Raises InvalidArgument for what is no image tarball, PyswarmError for damaged content; images before the damaged one stay.
         """
         with tempfile.TemporaryDirectory(prefix="load-", dir=self._temporary) as folder:
-            tarball = await _spool(source, Path(folder))
+            tarball = await _spool(source, Path(folder), self._layers.reserve_bytes)
             archive = await in_thread(_Archive, tarball)
             loaded: list[str] = []
             for found in await in_thread(archive.images):
@@ -225,19 +226,17 @@ def _names_in(annotations: dict[str, str]) -> list[Reference]:
     return []
 
 
-async def _spool(source: AsyncIterator[bytes] | Path, folder: Path) -> Path:
+async def _spool(source: AsyncIterator[bytes] | Path, folder: Path, reserve_bytes: int) -> Path:
     """Return a plain tar file with the source's content; a path to a plain tar file is taken as it is."""
     if isinstance(source, Path):
         path = source
     else:
         path = folder / "upload"
-        with path.open("wb") as file:
-            async for chunk in source:
-                await in_thread(file.write, chunk)
-    return await in_thread(_decompressed, path, folder / "archive.tar")
+        await spool(source, path, reserve_bytes, _DOING)
+    return await in_thread(_decompressed, path, folder / "archive.tar", reserve_bytes)
 
 
-def _decompressed(path: Path, target: Path) -> Path:
+def _decompressed(path: Path, target: Path, reserve_bytes: int) -> Path:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -245,11 +244,15 @@ def _decompressed(path: Path, target: Path) -> Path:
     try:
         if os.pread(descriptor, 262, 0)[257:] == b"ustar" or not os.fstat(descriptor).st_size:
             return path
+        watch = RoomWatch(target.parent, reserve_bytes, _DOING)
         with target.open("wb") as file:
             for piece in decompress(lambda: os.read(descriptor, INPUT_BYTES)):
+                watch.will_write(len(piece))
                 file.write(piece)
     except TarError as error:
         raise InvalidArgument(f"invalid archive: {error}") from error
+    except OSError as error:
+        raise disk_failure(error, _DOING, target.parent) from error
     finally:
         os.close(descriptor)
     return target

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, cast
 
+from pyswarm_agent.images.recording import Recorder
 from pyswarm_agent.images.tar_stream import TarError
 
 INPUT_BYTES = 1 << 17
@@ -24,9 +25,20 @@ _TRUNCATED = "unexpected end of the layer"
 class LayerStream:
     """The uncompressed bytes of a layer; knows their count and sha256."""
 
-    def __init__(self, descriptor: int, size_bytes: int | None = None, *, on_piece: Callable[[], None] = lambda: None) -> None:
-        """Read from `descriptor`, at most `size_bytes`. Imports whatever the compression needs now, before any chroot."""
+    def __init__(
+        self,
+        descriptor: int,
+        size_bytes: int | None = None,
+        *,
+        on_piece: Callable[[], None] = lambda: None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Read from `descriptor`, at most `size_bytes`. Imports whatever the compression needs now, before any chroot.
+
+        `on_piece` is called before each piece. `recorder` takes down all but the content of files.
+        """
         self.count_bytes = 0
+        self._recorder = recorder
         self._hash = hashlib.sha256()
         self._pieces = decompress(_limited_reader(descriptor, size_bytes))
         self._on_piece = on_piece
@@ -40,32 +52,42 @@ class LayerStream:
         if end <= len(self._piece):
             data = self._piece[self._position : end].tobytes()
             self._position = end
-            return data
-        return b"".join(self._take(count))
+        else:
+            data = b"".join(self._take(count))
+        if self._recorder is not None:
+            self._recorder.add_raw(data)
+        return data
 
     def skip(self, count: int) -> None:
         """Pass over exactly `count` bytes."""
-        if self._position + count <= len(self._piece):
-            self._position += count
-            return
-        for _ in self._take(count):
-            pass
+        for part in self._take(count):
+            if self._recorder is not None:
+                self._recorder.add_raw(part)
 
     def is_at_end(self) -> bool:
         """Whether no byte is left."""
         return self._position == len(self._piece) and not self._fill()
 
-    def copy_to(self, descriptor: int, count: int) -> None:
-        """Write exactly `count` bytes to a file."""
+    def copy_to(self, descriptor: int, path: bytes, count: int) -> None:
+        """Write exactly `count` bytes to an open file, which is at `path`."""
+        if self._recorder is not None:
+            self._recorder.add_file(path, count)
         for part in self._take(count):
             while part:
                 part = part[os.write(descriptor, part) :]
 
     def finish(self) -> str:
         """Read what is left and return the digest of all uncompressed bytes."""
+        self._record_rest()
         while self._fill():
-            pass
+            self._record_rest()
+        if self._recorder is not None:
+            self._recorder.finish()
         return "sha256:" + self._hash.hexdigest()
+
+    def _record_rest(self) -> None:
+        if self._recorder is not None:
+            self._recorder.add_raw(self._piece[self._position :])
 
     def _take(self, count: int) -> Iterator[memoryview]:
         while count:

@@ -5,12 +5,16 @@ import ctypes
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pyswarm_agent.images.failures import FREE_SOME, disk_failure
+from pyswarm_common.errors import PyswarmError
+
 T = TypeVar("T")
+_WATCHED_BYTES = 16 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,6 +50,49 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([future])
         raise
+
+
+def free_bytes(directory: Path) -> int:
+    """Return how much the disk of a directory still takes."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+def check_room(directory: Path, wanted_bytes: int, doing: str) -> None:
+    """Raises PyswarmError when the disk of a directory has less room than is wanted."""
+    free = free_bytes(directory)
+    if free < wanted_bytes:
+        wanting = f"{wanted_bytes} bytes are wanted, {free} are free"
+        raise PyswarmError(f"{doing}: no space left on device ({wanting}; {FREE_SOME.format(directory)})")
+
+
+class RoomWatch:
+    """Looks now and then whether a disk still has what is to be kept free of it, while something is written there."""
+
+    def __init__(self, directory: Path, reserve_bytes: int, doing: str) -> None:
+        self._directory = directory
+        self._reserve_bytes = reserve_bytes
+        self._doing = doing
+        self._unwatched_bytes = _WATCHED_BYTES
+
+    def will_write(self, count_bytes: int) -> None:
+        """Say how much is written next. Raises PyswarmError when there is no room any more."""
+        self._unwatched_bytes += count_bytes
+        if self._unwatched_bytes >= _WATCHED_BYTES:
+            self._unwatched_bytes = 0
+            check_room(self._directory, self._reserve_bytes, self._doing)
+
+
+async def spool(source: AsyncIterator[bytes], path: Path, reserve_bytes: int, doing: str) -> None:
+    """Write a stream to a new file. Raises PyswarmError when there is no room on the disk, and what the source raises."""
+    watch = RoomWatch(path.parent, reserve_bytes, doing)
+    with path.open("xb") as file:
+        async for chunk in source:
+            watch.will_write(len(chunk))
+            try:
+                await in_thread(file.write, chunk)
+            except OSError as error:
+                raise disk_failure(error, doing, path.parent) from error
 
 
 class Trash:

@@ -28,9 +28,17 @@ class _Sink:
     """The file under way, with the hash of what it holds."""
 
     def __init__(self, target: Path) -> None:
-        self._descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._hash = hashlib.sha256()
         self.size_bytes = 0
+
+    def take_up(self, size_bytes_max: int) -> None:
+        """Take in what the file holds from an earlier try; called in a thread."""
+        while piece := os.read(self._descriptor, _WRITE_BYTES):
+            self._hash.update(piece)
+            self.size_bytes += len(piece)
+        if self.size_bytes > size_bytes_max:
+            self.restart()
 
     def write(self, chunks: list[bytes]) -> None:
         """Append; called in a thread."""
@@ -80,12 +88,14 @@ class Download:
         self._was_resumed = False
 
     async def run(self) -> None:
-        """Return when the whole blob is in the file and is what its digest says.
+        """Return when the whole blob is in the file and is what its digest says; what the file holds of it is not fetched again.
 
         Raises PyswarmError for wrong content, Unavailable when the registry broke off too often, NotFound.
         """
         sink = _Sink(self._target)
         try:
+            await in_thread(sink.take_up, self._content.size_bytes)
+            self._was_resumed = sink.size_bytes > 0
             await self._fill(sink)
             if sink.digest != self._content.digest and self._was_resumed:
                 # The pieces may be of two different files (a proxy's doing); only a whole one proves corruption.
@@ -98,7 +108,7 @@ class Download:
 
     async def _fill(self, sink: _Sink) -> None:
         failures = 0
-        while True:
+        while sink.size_bytes < self._content.size_bytes or not sink.size_bytes:
             before = sink.size_bytes
             try:
                 await self._fetch_rest(sink)

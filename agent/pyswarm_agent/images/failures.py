@@ -7,12 +7,13 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import msgspec
 
 from pyswarm_agent.images.reference import Reference
-from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
+from pyswarm_common.errors import NotFound, PermissionDenied, PyswarmError, Unauthenticated, Unavailable
 
 _PLAIN_HTTP_MARKS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
 _SOCKET_TEXTS = {
@@ -22,6 +23,7 @@ _SOCKET_TEXTS = {
     errno.ETIMEDOUT: "connection timed out",
     errno.ECONNRESET: "connection reset by peer",
 }
+FREE_SOME = "free some of the disk that has {}: docker image prune --all removes the images that nothing uses"
 _CHECK_REGISTRY = "check that the registry runs, and that this node reaches it"
 
 
@@ -71,12 +73,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def refused(reference: Reference, status: int, reason: str, body: bytes) -> PyswarmError:
     """Return the error for a registry's answer to the request for `reference`."""
-    try:
-        errors = msgspec.json.decode(body, type=_RegistryErrors).errors
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        errors = []
-    code, message = (errors[0].code, errors[0].message or "") if errors else ("", "")
-    words = f"{code.lower().replace('_', ' ')}: {message}" if code else ""
+    code, message, words = _first_error(body)
     if status in (401, 403):
         return NotFound(
             f"pull access denied for {reference.familiar_name}, repository does not exist or may require 'docker login': "
@@ -91,6 +88,43 @@ def refused(reference: Reference, status: int, reason: str, body: bytes) -> Pysw
     if status == 429:
         return Unavailable(f"toomanyrequests: {message or 'the registry limits how often it may be asked; try again later'}")
     return Unavailable(f"received unexpected HTTP status: {status} {reason}" + (f" ({words})" if words else ""))
+
+
+def push_refused(reference: Reference, status: int, reason: str, body: bytes) -> PyswarmError:
+    """Return the error for a registry's answer when something was to be stored there."""
+    _, message, words = _first_error(body)
+    if status == 401:
+        return Unauthenticated(f"unauthorized: {message or 'authentication required'} (pyswarm login {reference.domain})")
+    if status == 403:
+        return PermissionDenied(words or "denied: requested access to the resource is denied")
+    if status == 429:
+        return Unavailable(f"toomanyrequests: {message or 'the registry limits how often it may be asked; try again later'}")
+    if status >= 500:
+        return Unavailable(f"received unexpected HTTP status: {status} {reason}" + (f" ({words})" if words else ""))
+    return PyswarmError(words or f"received unexpected HTTP status: {status} {reason}")
+
+
+def login_failed(url: str, status: int, reason: str) -> PyswarmError:
+    """Return the error for credentials that a registry did not take."""
+    kind = Unauthenticated if status in (401, 403) else Unavailable
+    return kind(f"login attempt to {url} failed with status: {status} {reason}")
+
+
+def disk_failure(error: OSError, doing: str, directory: Path) -> PyswarmError:
+    """Return the error for a disk that does not take what is written; `directory` is on it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PyswarmError(f"{doing}: no space left on device ({FREE_SOME.format(directory)})")
+    return PyswarmError(f"{doing}: {error.strerror or error} ({directory})")
+
+
+def _first_error(body: bytes) -> tuple[str, str, str]:
+    """Return the code, the message, and both in Docker's words; empty where the answer says nothing."""
+    try:
+        errors = msgspec.json.decode(body, type=_RegistryErrors).errors
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        errors = []
+    code, message = (errors[0].code, errors[0].message or "") if errors else ("", "")
+    return code, message, f"{code.lower().replace('_', ' ')}: {message}" if code else ""
 
 
 def corrupt_layer(digest: str, why: str = "") -> PyswarmError:

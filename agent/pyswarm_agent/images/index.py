@@ -76,6 +76,11 @@ class ImageIndex:
         """Return the id of the image under exactly this name."""
         return self._names.get(_lookup_name(reference))
 
+    def tags_of(self, repository: str) -> list[Reference]:
+        """Return the names with a tag in a repository (its full name), sorted."""
+        names = map(parse_reference, sorted(self._names))
+        return [name for name in names if name.name == repository and name.tag and not name.digest]
+
     def config(self, image_id: str) -> bytes:
         """Return an image's configuration as it came."""
         return self._unwritten.get(image_id) or self._config_path(image_id).read_bytes()

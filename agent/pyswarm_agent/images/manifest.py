@@ -79,6 +79,7 @@ class _RunConfig(msgspec.Struct, rename="pascal"):
     exposed_ports: dict[str, Any] | None = None
     volumes: dict[str, Any] | None = None
     healthcheck: dict[str, Any] | None = None
+    shell: list[str] | None = None
 
 
 class _ConfigFile(msgspec.Struct):
@@ -167,6 +168,7 @@ def _run_config(config: _RunConfig) -> ImageConfig:
         exposed_ports=tuple(sorted(config.exposed_ports or ())),
         volumes=tuple(sorted(config.volumes or ())),
         healthcheck=config.healthcheck or {},
+        shell=tuple(config.shell or ()),
     )
 
 
@@ -207,5 +209,5 @@ def _check_content(content: Content) -> None:
 def _decode(body: bytes, type_: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(body, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PyswarmError(f"cannot read the {what}: {error}") from error

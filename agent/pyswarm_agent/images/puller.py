@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from pyswarm_agent.images.disk import in_thread
+from pyswarm_agent.images.disk import check_room, in_thread
 from pyswarm_agent.images.download import Download
+from pyswarm_agent.images.failures import disk_failure
 from pyswarm_agent.images.index import ImageIndex
 from pyswarm_agent.images.layers import LayerStore
 from pyswarm_agent.images.manifest import (
@@ -20,9 +21,12 @@ from pyswarm_agent.images.manifest import (
     decode_manifest,
     host_platform,
 )
+from pyswarm_agent.images.origins import Origin, encode_origins, remember_origin
+from pyswarm_agent.images.partial import PartialBlobs
 from pyswarm_agent.images.records import Descriptor, Image, Platform, PullProgress, RegistryAuth, short_id
 from pyswarm_agent.images.reference import Reference
-from pyswarm_agent.images.registry import FetchedManifest, HTTPClients, InsecureRegistries, Registry
+from pyswarm_agent.images.registries import Registries
+from pyswarm_agent.images.registry import FetchedManifest, Registry
 from pyswarm_agent.images.sharing import Report, SharedWork
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import InvalidArgument, PyswarmError
@@ -34,14 +38,15 @@ CONFIG_BYTES_MAX = 8 << 20
 class Puller:
     """Pulls images into a layer store and an index. Layers that several images want at once are fetched once."""
 
-    def __init__(self, layers: LayerStore, index: ImageIndex, temporary: Path, insecure: InsecureRegistries, clock: Clock) -> None:
+    def __init__(
+        self, layers: LayerStore, index: ImageIndex, temporary: Path, partial: PartialBlobs, registries: Registries, clock: Clock
+    ) -> None:
         self._layers = layers
         self._index = index
         self._temporary = temporary
-        self._insecure = insecure
+        self._partial = partial
+        self._registries = registries
         self._clock = clock
-        self._clients = HTTPClients()
-        self._registries: dict[str, Registry] = {}
         self._downloads = asyncio.Semaphore(PARALLEL_DOWNLOADS)
         self._fetches: SharedWork[None] = SharedWork()
 
@@ -50,8 +55,12 @@ class Puller:
 
         Raises NotFound, Unauthenticated, Unavailable, InvalidArgument, or PyswarmError for content that is not what it should be.
         """
-        registry = self._registry(reference)
         report(PullProgress(status=f"Pulling from {reference.path}", id=reference.manifest_key))
+        return await self._registries.first_answer(
+            reference, auth, lambda registry, its_auth: self._pull_from(registry, reference, its_auth, report)
+        )
+
+    async def _pull_from(self, registry: Registry, reference: Reference, auth: RegistryAuth | None, report: Report) -> Image:
         top, manifest = await self._fetch_manifest(registry, reference, auth)
         raw_config = await self._fetch_config(registry, reference, manifest.config, auth)
         image = decode_image(raw_config, manifest.config.digest)
@@ -68,7 +77,19 @@ class Puller:
 
     async def resolve(self, reference: Reference, auth: RegistryAuth | None) -> Descriptor:
         """Return what the registry has under a name. Raises as `pull` does."""
-        registry = self._registry(reference)
+        return await self._registries.first_answer(
+            reference, auth, lambda registry, its_auth: self._resolve_at(registry, reference, its_auth)
+        )
+
+    async def digest_of(self, reference: Reference, auth: RegistryAuth | None) -> str:
+        """Return the digest that the registry has under a name; cheaper than `resolve`. Raises as `pull` does."""
+        fetched = await self._registries.first_answer(
+            reference, auth, lambda registry, its_auth: registry.fetch_manifest(reference, its_auth)
+        )
+        decode_manifest(fetched.body, fetched.media_type)  # what no node could run is not worth recording
+        return fetched.digest
+
+    async def _resolve_at(self, registry: Registry, reference: Reference, auth: RegistryAuth | None) -> Descriptor:
         fetched = await registry.fetch_manifest(reference, auth)
         decoded = decode_manifest(fetched.body, fetched.media_type)
         if isinstance(decoded, Index):
@@ -79,15 +100,8 @@ class Puller:
         return Descriptor(media_type=fetched.media_type, digest=fetched.digest, size_bytes=len(fetched.body), platforms=platforms)
 
     async def close(self) -> None:
-        """Cancel what runs and close all connections."""
+        """Cancel what runs."""
         await self._fetches.close()
-        await self._clients.close()
-
-    def _registry(self, reference: Reference) -> Registry:
-        domain = reference.domain
-        if domain not in self._registries:
-            self._registries[domain] = Registry(domain, self._clients, self._clock, is_insecure=domain in self._insecure)
-        return self._registries[domain]
 
     async def _fetch_manifest(
         self, registry: Registry, reference: Reference, auth: RegistryAuth | None
@@ -138,6 +152,7 @@ class Puller:
     ) -> None:
         if layer_id in self._layers:
             report(PullProgress(status="Already exists", id=short_id(content.digest)))
+            await in_thread(remember_origin, self._layers.home(layer_id), _origin(registry, reference, content))
             return
 
         async def fetch(report: Report) -> None:
@@ -158,10 +173,9 @@ class Puller:
             total_bytes = content.size_bytes if current_bytes else 0
             report(PullProgress(status=status, id=short_id(content.digest), current_bytes=current_bytes, total_bytes=total_bytes))
 
-        path = self._new_file("blob-")
-        try:
-            async with self._downloads:
-                download = Download(
+        with self._partial.file(content.digest) as path:
+            await self._download(
+                Download(
                     registry,
                     reference,
                     content,
@@ -169,14 +183,22 @@ class Puller:
                     auth=auth,
                     clock=self._clock,
                     on_bytes=lambda size_bytes: tell("Downloading", size_bytes),
-                )
-                await download.run()
+                ),
+                content,
+            )
             tell("Download complete")
             tell("Extracting", content.size_bytes)
-            await self._layers.add(layer_id, path, digest=content.digest)
+            origin = encode_origins(_origin(registry, reference, content))
+            await self._layers.add(layer_id, path, digest=content.digest, origin=origin)
             tell("Pull complete")
-        finally:
-            path.unlink()
+
+    async def _download(self, download: Download, content: Content) -> None:
+        async with self._downloads:
+            check_room(self._temporary, content.size_bytes + self._layers.reserve_bytes, f"downloading {content.digest}")
+            try:
+                await download.run()
+            except OSError as error:
+                raise disk_failure(error, f"downloading {content.digest}", self._temporary) from error
 
     def _record(self, reference: Reference, digest: str, image: Image, raw_config: bytes) -> Image:
         self._index.add(with_size(image, self._layers), raw_config)
@@ -189,6 +211,10 @@ class Puller:
     def _new_file(self, prefix: str) -> Path:
         with tempfile.NamedTemporaryFile(prefix=prefix, dir=self._temporary, delete=False) as file:
             return Path(file.name)
+
+
+def _origin(registry: Registry, reference: Reference, content: Content) -> Origin:
+    return Origin(registry.domain, reference.path, content.digest, content.size_bytes, content.media_type)
 
 
 def with_size(image: Image, layers: LayerStore) -> Image:

@@ -28,6 +28,8 @@ class ImageConfig(Record, frozen=True, kw_only=True):
     volumes: tuple[str, ...] = ()
     healthcheck: dict[str, Any] = {}
     """Docker's `Healthcheck` object as the image has it; empty if none."""
+    shell: tuple[str, ...] = ()
+    """What runs a healthcheck that is a text, such as `/bin/bash -c`."""
 
 
 class Image(Record, frozen=True, kw_only=True):
@@ -71,12 +73,20 @@ class Descriptor(Record, frozen=True, kw_only=True):
 
 
 class PullProgress(Record, frozen=True, kw_only=True):
-    """One step of a pull or load; `id` is a layer's short digest, a tag, or empty for the whole."""
+    """One step of a pull, push or load; `id` is a layer's short digest, a tag, or empty for the whole."""
 
     status: str
     id: str = ""
     current_bytes: int = 0
     total_bytes: int = 0
+
+
+class PushedTag(Record, frozen=True, kw_only=True, rename={"tag": "Tag", "digest": "Digest", "size_bytes": "Size"}):
+    """What a registry has under a tag after a push: the manifest's digest and size. Encodes as Docker's `aux`."""
+
+    tag: str
+    digest: str
+    size_bytes: int
 
 
 class RegistryAuth(
@@ -94,6 +104,15 @@ class RegistryAuth(
 
     def __repr__(self) -> str:
         return f"RegistryAuth(username={self.username!r}, …)"
+
+
+class HistoryStep(Record, frozen=True):
+    """One step that made an image: when (RFC 3339), by which command, and how large its layer is."""
+
+    created: str
+    created_by: str
+    comment: str
+    size_bytes: int
 
 
 class Removal(Record, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):

@@ -1,7 +1,11 @@
-"""Unpacks one layer for overlayfs: `python -m pyswarm_agent.images.unpack DIRECTORY [SIZE]` with the layer on standard input.
+"""Unpacks one layer for overlayfs: `python -m pyswarm_agent.images.unpack DIRECTORY RECORDING RESERVE [SIZE]`.
 
-A process of its own, because it chroots into DIRECTORY (empty, new) before it reads the first member: whatever paths and links a
-hostile layer holds, they stay inside. It prints one line of JSON: `{"diff_id": …, "size_bytes": …}` or `{"error": …}`.
+The layer is on standard input, of which SIZE bytes are read. A process of its own, because it chroots into DIRECTORY (empty, new)
+before it reads the first member: whatever paths and links a hostile layer holds, they stay inside. It prints one line of JSON:
+`{"diff_id": …, "size_bytes": …, "tar_bytes": …, "is_recorded": …}` or `{"error": …}`.
+
+RECORDING is a file to be made for what it takes to build the layer's archive again (see `recording.py`). RESERVE is how many bytes
+the disk must have left: a layer that unpacks to more than there is room for is refused before others feel it.
 
 Everything is imported before the chroot. Files are only ever created anew (O_EXCL), so that a device node or link which the layer
 made before is never written through.
@@ -21,6 +25,7 @@ from typing import TypeVar
 
 from pyswarm_agent.images import tar_stream
 from pyswarm_agent.images.byte_stream import LayerStream
+from pyswarm_agent.images.recording import Recorder
 from pyswarm_agent.images.tar_stream import Member, TarError
 
 _WHITEOUT = b".wh."
@@ -30,15 +35,18 @@ _OVERLAY_ATTRIBUTES = b"trusted.overlay."
 _OPAQUE_ATTRIBUTE = "trusted.overlay.opaque"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARENT_MODE = 0o755
+_RESERVED_FILES = 1000
 _T = TypeVar("_T")
 
 
 class Extractor:
     """Creates a layer's members below `/`, which must be the layer's own directory (after the chroot)."""
 
-    def __init__(self, stream: LayerStream) -> None:
+    def __init__(self, stream: LayerStream, on_replaced: Callable[[], None] = lambda: None) -> None:
+        """`on_replaced` is called when a member takes the place of another."""
         self.files_bytes = 0
         self._stream = stream
+        self._on_replaced = on_replaced
         self._directory_times: dict[bytes, int] = {}
 
     def extract(self) -> None:
@@ -82,7 +90,7 @@ class Extractor:
             return
         descriptor = self._create(path, lambda: os.open(path, _NEW_FILE, 0o600))
         try:
-            self._stream.copy_to(descriptor, member.size_bytes)
+            self._stream.copy_to(descriptor, path, member.size_bytes)
             self._stream.skip(tar_stream.padding_bytes(member.size_bytes))
             os.chown(descriptor, member.uid, member.gid)  # even for root: a setgid directory gave it another group
             os.chmod(descriptor, member.mode & 0o7777)
@@ -102,6 +110,7 @@ class Extractor:
         except FileExistsError:
             self._ensure_directory(path)
             if not stat.S_ISDIR(os.lstat(path).st_mode):
+                self._on_replaced()
                 os.unlink(path)
                 os.mkdir(path, 0o700)
         self._set_metadata(path, member)
@@ -134,6 +143,7 @@ class Extractor:
         except (FileNotFoundError, NotADirectoryError):  # the latter: a whiteout stands for the parent
             self._ensure_parents(path)
         except FileExistsError:
+            self._on_replaced()
             if stat.S_ISDIR(os.lstat(path).st_mode):
                 shutil.rmtree(path)
             else:
@@ -209,22 +219,43 @@ def _set_attribute(target: bytes | int, key: bytes, value: bytes) -> None:
             raise
 
 
-def main(arguments: list[str]) -> int:
-    """Unpack standard input into the directory `arguments[0]`, reading at most `arguments[1]` bytes; return the exit code."""
-    parent = os.getppid()
+class _Watch:
+    """Ends the process when its parent is gone, and the unpacking when the disk gets full."""
 
-    def stop_when_orphaned() -> None:
-        if os.getppid() != parent:
+    def __init__(self, directory: str, reserve_bytes: int) -> None:
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._reserve_bytes = reserve_bytes
+        self._parent = os.getppid()
+
+    def look(self) -> None:
+        """Raises TarError when there is no room any more."""
+        if os.getppid() != self._parent:
             sys.exit(1)
+        disk = os.fstatvfs(self._directory)
+        if disk.f_bavail * disk.f_frsize < self._reserve_bytes:
+            raise TarError(f"{os.strerror(errno.ENOSPC)}: it would leave less than the {self._reserve_bytes} bytes kept free")
+        if disk.f_files and disk.f_favail < _RESERVED_FILES:
+            raise TarError(f"{os.strerror(errno.ENOSPC)}: it would leave room for fewer than {_RESERVED_FILES} files")
 
+
+def main(arguments: list[str]) -> int:
+    """Unpack standard input as the module says; return the exit code."""
+    directory, recording, reserve_bytes, *limit = arguments
     try:
-        stream = LayerStream(0, int(arguments[1]) if len(arguments) > 1 else None, on_piece=stop_when_orphaned)
-        os.chroot(arguments[0])
+        recorder = Recorder(os.open(recording, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        watch = _Watch(directory, int(reserve_bytes))
+        stream = LayerStream(0, int(limit[0]) if limit else None, on_piece=watch.look, recorder=recorder)
+        os.chroot(directory)
         os.chdir("/")
         os.umask(0)
-        extractor = Extractor(stream)
+        extractor = Extractor(stream, recorder.spoil)
         extractor.extract()
-        answer: dict[str, str | int] = {"diff_id": stream.finish(), "size_bytes": extractor.files_bytes}
+        answer: dict[str, str | int] = {
+            "diff_id": stream.finish(),
+            "size_bytes": extractor.files_bytes,
+            "tar_bytes": stream.count_bytes,
+            "is_recorded": not recorder.is_spoilt,
+        }
     except (TarError, OSError) as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

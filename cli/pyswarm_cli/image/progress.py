@@ -1,4 +1,4 @@
-"""The progress of a pull: one line per layer, redrawn on a terminal, printed once per layer and state elsewhere."""
+"""The progress of a pull or push: one line per layer, redrawn on a terminal, printed once per layer and state elsewhere."""
 
 import http.client
 import json
@@ -19,8 +19,8 @@ def json_objects(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]
             yield json.loads(line)
 
 
-def follow_pull(response: http.client.HTTPResponse, *, quiet: bool) -> None:
-    """Show the progress until the pull ends. Raises click.ClickException when it failed."""
+def follow_progress(response: http.client.HTTPResponse, *, quiet: bool) -> None:
+    """Show the progress until the pull or push ends. Raises click.ClickException when it failed."""
     messages = _checked(json_objects(response))
     if quiet:
         for _ in messages:
@@ -41,6 +41,8 @@ def _checked(messages: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _show_plain(messages: Iterator[dict[str, Any]]) -> None:
     seen: set[tuple[str, str]] = set()
     for message in messages:
+        if "status" not in message:
+            continue
         key = (message.get("id", ""), message.get("status", ""))
         if key not in seen:
             seen.add(key)
@@ -59,8 +61,8 @@ def _show_live(messages: Iterator[dict[str, Any]]) -> None:
             if message.get("id"):
                 layers[message["id"]] = describe_layer(message)
                 live.update(Text("\n".join(f"{layer}: {state}" for layer, state in layers.items())))
-            else:
-                live.console.print(message.get("status", ""), markup=False)
+            elif "status" in message:
+                live.console.print(message["status"], markup=False)
 
 
 def describe_layer(message: dict[str, Any]) -> str:

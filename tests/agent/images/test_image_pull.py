@@ -269,12 +269,16 @@ async def test_a_cancelled_pull_stops_and_leaves_nothing(store: ImageStore, serv
     assert nothing_stays(store, data)
 
 
+HELD_BYTES = 6_000_000
+"""Enough for a part of it to be written to the disk before the rest comes."""
+
+
 def serve_held_layer(server: ScriptedServer, name: str) -> str:
     """Serve an image whose one layer stops in the middle for ever; return the layer's digest."""
-    built = make_image(name, 1)
+    built = make_image(name, 1, HELD_BYTES)
     (layer,) = server.serve_image(built, name)
     blob = gzip_compress(built.layers[0])
-    server.routes[f"/v2/{name}/blobs/{layer}"] = lambda _: Reply(blob, hold_at=30_000, hold=asyncio.Event())
+    server.routes[f"/v2/{name}/blobs/{layer}"] = lambda _: Reply(blob, hold_at=HELD_BYTES // 2, hold=asyncio.Event())
     return layer
 
 
@@ -289,25 +293,32 @@ async def killed_at(server: ScriptedServer, tmp_path: Path) -> Path:
     )
     folder = tmp_path / "killed"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(folder), f"{server.host}/slow")
-    await wait_until(lambda: bool(server.asked(layer)) and any((folder / "images/temporary").glob("blob-*")))
+    await wait_until(lambda: bool(server.asked(layer)) and received_bytes(folder) > 0)
     process.kill()
     await process.wait()
     return folder
 
 
 async def test_a_store_killed_in_the_middle_of_a_pull_works_again(server: ScriptedServer, killed_at: Path) -> None:
-    assert list((killed_at / "images/temporary").iterdir())
+    received = received_bytes(killed_at)
     store = ImageStore(killed_at)
     try:
         assert nothing_stays(store, killed_at)
-        server.serve_image(make_image("slow", 1), "slow")
+        server.serve_image(make_image("slow", 1, HELD_BYTES), "slow")
         image = await store.pull(f"{server.host}/slow")
+        assert server.asked("slow/blobs")[-1].offset == received  # what had come is not fetched again
+        assert received_bytes(killed_at) == 0
     finally:
         await store.close()
     reopened = ImageStore(killed_at)
     assert reopened.get(image.id) == image
-    assert files_of(reopened, image.id)["file0"] == random_bytes(50_000, "slow0")
+    assert files_of(reopened, image.id)["file0"] == random_bytes(HELD_BYTES, "slow0")
     await reopened.close()
+
+
+def received_bytes(data: Path) -> int:
+    """Return how much of blobs that are not whole a store has."""
+    return sum(path.stat().st_size for path in (data / "images/partial").glob("*"))
 
 
 async def test_an_unpacker_stops_when_its_parent_is_killed(tmp_path: Path) -> None:
@@ -315,11 +326,13 @@ async def test_an_unpacker_stops_when_its_parent_is_killed(tmp_path: Path) -> No
     target.mkdir()
     # The parent hands its standard input on to an unpacker and is then killed.
     program = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-P', '-m', 'pyswarm_agent.images.unpack', sys.argv[1]]);"
+        "import subprocess, sys; "
+        "p = subprocess.Popen([sys.executable, '-P', '-m', 'pyswarm_agent.images.unpack', *sys.argv[1:], '0']);"
         "print(p.pid, flush=True); p.wait()"
     )
     read_end, write_end = os.pipe()
-    parent = subprocess.Popen([sys.executable, "-c", program, target], stdin=read_end, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", program, target, tmp_path / "recording"]
+    parent = subprocess.Popen(command, stdin=read_end, stdout=subprocess.PIPE)
     os.close(read_end)
     assert parent.stdout is not None
     unpacker = int(parent.stdout.readline())

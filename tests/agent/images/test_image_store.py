@@ -12,6 +12,7 @@ from image_builder import BuiltImage, Entry, digest_of, make_layer, write_docker
 from image_registries import RealRegistry
 
 from pyswarm_agent.images import Image, ImageStore, Removal
+from pyswarm_agent.images.removal import ImageUser
 from pyswarm_common.errors import Conflict, InvalidArgument, NotFound, PyswarmError
 
 pytestmark = pytest.mark.kernel
@@ -101,9 +102,17 @@ async def test_an_id_with_names_in_several_repositories_must_be_forced(loaded: I
 
 async def test_an_image_in_use_stays(loaded: ImageStore) -> None:
     loaded.remove("web:1", in_use=[WEB.id])  # another name is left
-    for name in ("web", WEB.id):
-        with pytest.raises(Conflict, match=r"unable to remove .* a container is using its image"):
-            loaded.remove(name, in_use=[WEB.id])
+    users = {WEB.id: ImageUser(container_id="c" * 64, is_running=False)}
+    with pytest.raises(Conflict) as by_name:
+        loaded.remove("web", in_use=[WEB.id], users=users)
+    assert by_name.value.message == (
+        'conflict: unable to remove repository reference "web" (must force) - '
+        f"container cccccccccccc is using its referenced image {WEB.id[7:19]}"
+    )
+    with pytest.raises(Conflict, match=r"\(must be forced\) - image is being used by stopped container cccccccccccc"):
+        loaded.remove(WEB.id, in_use=[WEB.id], users=users)
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by a task of this node"):
+        loaded.remove(WEB.id, in_use=[WEB.id], force=True)
     assert loaded.remove("web", force=True, in_use=[WEB.id]) == [Removal(untagged="web:latest")]
     left = found(loaded, WEB.id)
     assert left.repo_tags == ()

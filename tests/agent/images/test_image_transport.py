@@ -14,7 +14,8 @@ from image_registries import RealRegistry, Reply, Request, ScriptedServer, rando
 
 from pyswarm_agent.images import ImageStore, PullProgress, RegistryAuth, parse_reference
 from pyswarm_agent.images.authentication import parse_challenges
-from pyswarm_agent.images.registry import HTTPClients, InsecureRegistries, Registry
+from pyswarm_agent.images.endpoints import HTTPClients, InsecureRegistries
+from pyswarm_agent.images.registry import Registry
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.errors import NotFound, PyswarmError, Unauthenticated, Unavailable
 

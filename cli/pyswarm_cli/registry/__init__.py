@@ -1,0 +1,1 @@
+"""`pyswarm login` and `logout`: credentials of registries, kept where docker keeps them."""
