@@ -1,113 +1,24 @@
 """Logs from agents (scripted ones) through the broker and the API to a reader."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import httpx
 import msgspec
-import pytest
 from api_server import MANAGER_ID, WORKER_ID
+from scripted_agents import END, SERVICE, Agents, Follower, frames, line, part, put_task, settle, wait_until
 from test_docker_clients import DockerCLI
 
 from pyswarm_common.clock import ManualClock
-from pyswarm_common.objects import Service, Task, TaskSpec, TaskStatus
+from pyswarm_common.objects import Service, TaskStatus
 from pyswarm_common.task_states import TaskState
-from pyswarm_common.wire import LogLine, LogRequest, OpenStream
-from pyswarm_manager.api.manager_services import ManagerServices
-from pyswarm_manager.log_broker import DIAL_TIMEOUT_S, FOLLOW_PERIOD_S, LogBroker, LogPublisher, LogSelector
+from pyswarm_common.wire import LogRequest, OpenStream
+from pyswarm_manager.log_broker import (
+    DIAL_TIMEOUT_S,
+    FOLLOW_PERIOD_S,
+    LogBroker,
+    LogSelector,
+)
 from pyswarm_manager.store.store import Store
-from pyswarm_node.api.fake_control import FakeNodeControl
-
-NOW_NS = 1_795_226_162_906_615_127
-SERVICE = LogSelector(service_id="service1")
-
-
-def line(text: str, at_ns: int = 0, stream: int = 1) -> LogLine:
-    return LogLine(stream=stream, at_ns=NOW_NS + at_ns, line=text.encode() + b"\n")
-
-
-class Agents:
-    """The agents of all nodes: those in `online` take requests, and answer at once with the task's lines if there is a script."""
-
-    def __init__(self) -> None:
-        self.broker: LogBroker
-        self.online = {MANAGER_ID, WORKER_ID}
-        self.lines: dict[str, list[LogLine]] = {}
-        self.requests: list[LogRequest] = []
-        self.open: dict[str, LogPublisher] = {}
-        self.dials = True
-
-    def send(self, node_id: str, message: OpenStream) -> bool:
-        if node_id not in self.online:
-            return False
-        self.requests.append(message.log)
-        if self.dials:
-            self._answer(node_id, message)
-        return True
-
-    def _answer(self, node_id: str, message: OpenStream) -> None:
-        publisher = self.broker.accept(message.stream_id, node_id)
-        assert publisher is not None
-        self.open[message.log.task_id] = publisher
-        for one in self.lines.get(message.log.task_id, ()):
-            if one.at_ns >= message.log.since_ns:
-                publisher(one)
-        if not message.log.follow:
-            publisher(None)
-
-
-@pytest.fixture
-def agents(store: Store, control: FakeNodeControl) -> Agents:
-    agents = Agents()
-    agents.broker = LogBroker(store, agents.send, ManualClock())
-    manager = control.manager
-    assert manager is not None
-    control.manager = ManagerServices(store, agents.broker, manager.clock, manager.leader_node_id)
-    return agents
-
-
-@pytest.fixture
-async def service(store: Store) -> Service:
-    def fill(tx: Any) -> Service:
-        tx.create(TaskSpec(id="spec1", template_json=b'{"ContainerSpec":{"Image":"a"}}'))
-        return tx.create(Service(id="service1", name="web", spec_json=b'{"Name":"web"}', task_spec_id="spec1"))
-
-    return await store.update(fill)
-
-
-async def put_task(store: Store, task_id: str, node_id: str = WORKER_ID, state: TaskState = TaskState.RUNNING) -> None:
-    """Create the task or bring it into a state; it has a container from STARTING on."""
-    status = TaskStatus(state=state, container_id="c" * 64 if state >= TaskState.STARTING else "")
-
-    def put(tx: Any) -> None:
-        before = tx.tasks.get(task_id)
-        if before is None:
-            tx.create(Task(id=task_id, task_spec_id="spec1", service_id="service1", slot=1, node_id=node_id, status=status))
-        else:
-            tx.update(msgspec.structs.replace(before, node_id=node_id, status=status))
-
-    await store.update(put)
-
-
-def frames(data: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    while data:
-        length = int.from_bytes(data[4:8], "big")
-        found.append((data[0], data[8 : 8 + length]))
-        data = data[8 + length :]
-    return found
-
-
-async def settle() -> None:
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def wait_until(condition: Callable[[], bool], between: Callable[[], Awaitable[None]] = settle) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await between()
 
 
 async def test_lines_of_all_tasks_merge_by_time(client: httpx.AsyncClient, store: Store, agents: Agents, service: Service) -> None:
@@ -217,9 +128,9 @@ async def test_streams_are_for_those_who_were_asked(store: Store, agents: Agents
         publisher = broker.accept(stream_id, WORKER_ID)
         assert publisher is not None
         assert broker.accept(stream_id, WORKER_ID) is None
-        assert await publisher.publish(line("x"))
+        assert await publisher.publish(part(line("x")))
         assert (await reading).line == line("x")
-    assert not await publisher.publish(line("y"))
+    assert not await publisher.publish(part(line("y")))
     await publisher.wait_reader_gone()
     assert broker.accept(stream_id, WORKER_ID) is None
 
@@ -232,8 +143,8 @@ async def test_publishers_wait_for_a_slow_reader(store: Store, agents: Agents, s
         await settle()
         publisher = agents.open["task1"]
         for number in range(600):
-            publisher(line(str(number)))
-        waiting = asyncio.ensure_future(publisher.publish(line("last")))
+            publisher(part(line(str(number))))
+        waiting = asyncio.ensure_future(publisher.publish(part(line("last"))))
         await first
         await settle()
         assert not waiting.done()
@@ -242,36 +153,19 @@ async def test_publishers_wait_for_a_slow_reader(store: Store, agents: Agents, s
         assert texts[-1] == b"last\n"
 
 
-class Follower:
-    """Reads a followed log in the background."""
-
-    def __init__(self, broker: LogBroker, selector: LogSelector, **request: Any) -> None:
-        self.texts: list[str] = []
-        self.subscription = broker.subscribe(selector, LogRequest(task_id="", follow=True, **request))
-        self.reading = asyncio.ensure_future(self._read())
-
-    async def _read(self) -> None:
-        async with self.subscription:
-            async for message in self.subscription:
-                self.texts.append(message.line.line.decode().strip())
-
-    async def stop(self) -> None:
-        self.reading.cancel()
-        await asyncio.gather(self.reading, return_exceptions=True)
-
-
 async def test_follower_hears_of_tasks_that_start_later(store: Store, agents: Agents, service: Service) -> None:
     await put_task(store, "task1")
     await put_task(store, "task2", "", TaskState.PENDING)
     agents.lines = {"task1": [line("old")], "task2": [line("first of the new")]}
     follower = Follower(agents.broker, SERVICE, tail=1)
     await wait_until(lambda: follower.texts == ["old"])
-    agents.open["task1"](line("more"))
+    agents.open["task1"](part(line("more")))
     await put_task(store, "task2", MANAGER_ID)
     await wait_until(lambda: follower.texts == ["old", "more", "first of the new"])
     assert [(request.task_id, request.tail) for request in agents.requests] == [("task1", 1), ("task2", -1)]
     await store.update(lambda tx: tx.delete(Service, "service1"))
     for task_id in ("task1", "task2"):
+        agents.open[task_id](END)
         agents.open[task_id](None)
     await wait_until(follower.reading.done)
     assert follower.subscription.reasons == []
@@ -288,7 +182,7 @@ async def test_broken_stream_goes_on_after_its_last_line(store: Store, agents: A
     agents.open["task1"](None)
     await wait_until(lambda: len(follower.texts) == 3, lambda: clock.advance(FOLLOW_PERIOD_S))
     assert follower.texts == ["one", "two", "three"]
-    assert [request.since_ns for request in agents.requests] == [0, NOW_NS + 6]
+    assert [request.after for request in agents.requests] == ["", "2"]
     await follower.stop()
 
 
@@ -299,6 +193,7 @@ async def test_following_one_task_ends_with_it(store: Store, agents: Agents, ser
     await wait_until(lambda: follower.texts == ["hello"])
     await put_task(store, "task1", state=TaskState.COMPLETE)
     assert not follower.reading.done()
+    agents.open["task1"](END)
     agents.open["task1"](None)
     await wait_until(follower.reading.done)
 
@@ -314,7 +209,7 @@ async def test_idle_log_answers_at_once_and_ends_with_its_client(
     ):
         assert answer.status_code == 200
         await wait_until(lambda: "task1" in agents.open)
-        agents.open["task1"](line("hello"))
+        agents.open["task1"](part(line("hello")))
         assert frames(await anext(answer.aiter_raw())) == [(1, b"hello\n")]
     await asyncio.wait_for(agents.open["task1"].wait_reader_gone(), 5)
 

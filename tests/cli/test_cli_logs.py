@@ -1,16 +1,20 @@
 """`service logs`: lines with their task's name, plain lines, terminals, tasks, and what is missing."""
 
+import json
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from api_server import MANAGER_ID, WORKER_ID
 from click.testing import Result
 
+from pyswarm_agent.runtime.fake import FakeContainerRuntime, FakeProgram
+from pyswarm_agent.runtime.records import ContainerConfig
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Task, TaskStatus
 from pyswarm_common.task_states import TaskState
-from pyswarm_common.wire import LogLine, OpenStream
+from pyswarm_common.wire import LogLine, LogPart, OpenStream
 from pyswarm_manager.api.manager_services import ManagerServices
 from pyswarm_manager.log_broker import LogBroker
 from pyswarm_manager.store.store import Store
@@ -31,8 +35,8 @@ def agents(store: Store, control: FakeNodeControl) -> dict[str, list[LogLine]]:
         publisher = broker.accept(message.stream_id, node_id)
         assert publisher is not None
         found = lines[message.log.task_id]
-        for line in found[-message.log.tail :] if message.log.tail >= 0 else found:
-            publisher(line)
+        kept = found[-message.log.tail :] if message.log.tail >= 0 else found
+        publisher(LogPart(lines=tuple(kept), is_last=True))
         publisher(None)
         return True
 
@@ -96,3 +100,59 @@ async def test_a_terminals_output_comes_as_it_is(pyswarm: Run, store: Store, age
     (only,) = await add_service(pyswarm, store, 1, "--tty")
     agents[only] = [line("a\r", 1), line("b", 2)]
     assert (await pyswarm("service", "logs", "web")).stdout_bytes == b"a\r\nb\n"
+
+
+async def test_one_tasks_log_by_its_slot(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    first, second = await add_service(pyswarm, store, 2)
+    agents[first], agents[second] = [line("one", 1)], [line("two", 2)]
+    assert (await pyswarm("task", "logs", "--raw", "web.2")).stdout == "two\n"
+    assert (await pyswarm("task", "logs", "--no-trunc", first)).stdout == f"web.1.{first}@worker1    | one\n"
+    assert (await pyswarm("task", "logs", "nosuch")).exit_code == 1
+
+
+async def test_ids_instead_of_names(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    (only,) = await add_service(pyswarm, store, 1)
+    agents[only] = [line("one", 1)]
+    service_id = store.view.services.named("web")[0].id
+    result = await pyswarm("service", "logs", "--no-resolve", "web")
+    assert result.stdout == f"{service_id}.1.{only[:12]}@{WORKER_ID}    | one\n"
+
+
+async def test_details_of_the_log_options(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    (only,) = await add_service(pyswarm, store, 1, "--env", "COLOR=dark red")
+    spec = store.view.task_specs.must_get(store.view.services.named("web")[0].task_spec_id)
+    template = {**json.loads(spec.template_json), "LogDriver": {"Name": "json-file", "Options": {"env": "COLOR"}}}
+    changed = msgspec.structs.replace(spec, template_json=json.dumps(template).encode())
+    await store.update(lambda tx: tx.update(changed))
+    agents[only] = [line("one", 1)]
+    prefix = f"web.1.{only[:12]}@worker1    | "
+    assert (await pyswarm("service", "logs", "--details", "web")).stdout == f"{prefix}COLOR=dark+red one\n"
+    assert (await pyswarm("service", "logs", "web")).stdout == f"{prefix}one\n"
+
+
+async def test_a_containers_log(pyswarm: Run, control: FakeNodeControl) -> None:
+    runtime = control.agent.containers
+    assert isinstance(runtime, FakeContainerRuntime)
+    runtime._program_of = lambda _: FakeProgram(output=((1, b"out\n"), (2, b"err\n"), (1, b"end\n")))
+    await runtime.create(ContainerConfig(id="c" * 64, name="db", args=("sh",)))
+    await runtime.start_container("c" * 64)
+    result = await pyswarm("logs", "db")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "out\nend\n", "err\n")
+    assert (await pyswarm("container", "logs", "--tail", "1", "db")).stdout == "end\n"
+    assert (await pyswarm("logs", "--until", "1970-01-01T00:00:01Z", "db")).stdout == ""
+    assert (await pyswarm("logs", "--since", "soon", "db")).exit_code == 2
+
+
+async def test_log_drivers_of_services(pyswarm: Run, store: Store, agents: dict[str, list[LogLine]]) -> None:
+    def driver() -> object:
+        service = store.view.services.named("web")[0]
+        return json.loads(store.view.task_specs.must_get(service.task_spec_id).template_json).get("LogDriver")
+
+    await add_service(pyswarm, store, 0, "--log-opt", "max-size=1m")
+    assert driver() == {"Options": {"max-size": "1m"}}
+    assert (await pyswarm("service", "update", "-d", "--log-driver", "local", "--log-opt", "max-file=2", "web")).exit_code == 0
+    assert driver() == {"Name": "local", "Options": {"max-file": "2"}}
+    assert (await pyswarm("service", "update", "-d", "--label-add", "a=b", "web")).exit_code == 0
+    assert driver() == {"Name": "local", "Options": {"max-file": "2"}}
+    result = await pyswarm("service", "update", "-d", "--log-driver", "syslog", "web")
+    assert (result.exit_code, "logger: no log driver named 'syslog' is registered" in result.stderr) == (1, True)

@@ -1,125 +1,70 @@
-"""Reads a container's log file: the last lines without reading the rest, then on as it grows.
+"""Reads a container's log from its files, the last lines without reading the rest, and on as it grows.
 
-Today a container has one file; rotation will make it several, and then `read_log` walks them from the oldest on.
+What blocks (`LogWalk`) runs in threads; what is read comes in parts, each with the position after it.
 """
 
 import asyncio
-import os
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+import functools
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from pyswarm_agent.runtime.file_watch import FileWatcher
-from pyswarm_agent.runtime.log_lines import LineAssembler, parse_record, selects_stream
-from pyswarm_common.wire import LogLine, LogRequest
+from pyswarm_agent.runtime.log_files import LogFiles
+from pyswarm_agent.runtime.log_walk import LogWalk
+from pyswarm_agent.runtime.threads import in_new_thread
+from pyswarm_common.waiting import wait_first
+from pyswarm_common.wire import LogLine, LogPart, LogRequest
 
-_BLOCK_BYTES = 64 * 1024
 
-
-async def read_log(path: Path, request: LogRequest, watcher: FileWatcher, ended: asyncio.Event) -> AsyncIterator[LogLine]:
+async def read_log(path: Path, request: LogRequest, watcher: FileWatcher, ended: asyncio.Event) -> AsyncGenerator[LogPart, None]:
     """Yield the lines that the request asks for. With `follow` it goes on until the container has ended (or been removed)."""
-    if not path.exists():
+    if not path.parent.exists():
         return
-    with path.open("rb") as file:
-        start = await asyncio.to_thread(tail_offset, file, request) if request.tail >= 0 else 0
-        file.seek(start)
-        reader = _Reader(file, request)
-        changed = asyncio.Event()
-        if not request.follow:
-            async for line in reader.lines_to_end(is_last=True):
-                yield line
-            return
-        with watcher.watch(path, changed):
-            while True:
-                changed.clear()
-                is_last = ended.is_set()
-                async for line in reader.lines_to_end(is_last=is_last):
-                    yield line
-                if is_last or reader.is_past_end:
-                    return
-                await _either(changed, ended)
-
-
-def tail_offset(file: BinaryIO, request: LogRequest) -> int:
-    """Return where to begin so that at least the last `tail` lines of the asked streams follow; reads from the end. Blocking."""
-    wanted = request.tail + 1
-    for offset, raw in _backwards(file):
-        record = parse_record(raw)
-        if record is not None and record.is_whole and selects_stream(request, record.stream):
-            wanted -= 1
-            if wanted == 0:
-                return offset
-    return 0
-
-
-def _backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the file's lines from the last to the first, each with its offset."""
-    position = file.seek(0, os.SEEK_END)
-    rest = b""
-    while position > 0:
-        size = min(_BLOCK_BYTES, position)
-        position -= size
-        file.seek(position)
-        lines = (file.read(size) + rest).split(b"\n")
-        end = position + sum(map(len, lines)) + len(lines) - 1
-        for raw in reversed(lines[1:]):
-            end -= len(raw)
-            if raw:
-                yield end, raw
-            end -= 1
-        rest = lines[0]
-    if rest:
-        yield 0, rest
-
-
-class _Reader:
-    """Reads on from where the file stands, applies the request."""
-
-    def __init__(self, file: BinaryIO, request: LogRequest) -> None:
-        self._file = file
-        self._request = request
-        self._assembler = LineAssembler()
-        self._unread = b""
-        self._is_first = request.tail >= 0
-        self.is_past_end = False
-        """Whether a line later than `until_ns` was met: nothing more will be asked for."""
-
-    async def lines_to_end(self, is_last: bool) -> AsyncIterator[LogLine]:
-        """Yield what there is up to now; with `is_last` also a line without its end."""
-        if self._is_first:
-            self._is_first = False
-            for line in await asyncio.to_thread(lambda: deque(self._blocks(is_last), maxlen=self._request.tail)):
-                yield line
-            return
-        for number, line in enumerate(self._blocks(is_last)):
-            yield line
-            if number % 256 == 255:
-                await asyncio.sleep(0)
-
-    def _blocks(self, is_last: bool) -> Iterator[LogLine]:
-        while block := self._file.read(_BLOCK_BYTES):
-            lines = (self._unread + block).split(b"\n")
-            self._unread = lines.pop()
-            for raw in lines:
-                record = parse_record(raw)
-                line = self._assembler.add(record) if record and selects_stream(self._request, record.stream) else None
-                if line is not None and self._is_asked(line):
-                    yield line
-        if is_last:
-            yield from (line for line in self._assembler.rest() if self._is_asked(line))
-
-    def _is_asked(self, line: LogLine) -> bool:
-        if self._request.until_ns and line.at_ns > self._request.until_ns:
-            self.is_past_end = True
-            return False
-        return line.at_ns >= self._request.since_ns
-
-
-async def _either(first: asyncio.Event, second: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(first.wait()), asyncio.ensure_future(second.wait())]
+    walk = LogWalk(LogFiles(path), request)
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        part = await in_new_thread(walk.begin, "read log")
+        for portion in in_portions(part, request.part_bytes):
+            yield portion
+        if walk.watched is None or walk.is_past_end:
+            return
+        async for part in _follow(walk, watcher, ended) if request.follow else _read_to_end(walk, ended):
+            yield part
     finally:
-        for task in waiting:
-            task.cancel()
+        walk.close()
+
+
+def in_portions(part: LogPart, part_bytes: int) -> Iterator[LogPart]:
+    """Yield a part that may be long as parts of about this length; only the last one has the position."""
+    portion: list[LogLine] = []
+    size = 0
+    for line in part.lines:
+        portion.append(line)
+        size += len(line.line)
+        if size >= part_bytes:
+            yield LogPart(lines=tuple(portion))
+            portion, size = [], 0
+    if portion or part.position:
+        yield LogPart(lines=tuple(portion), position=part.position)
+
+
+async def _read_to_end(walk: LogWalk, ended: asyncio.Event) -> AsyncGenerator[LogPart, None]:
+    has_ended = ended.is_set()
+    while not (walk.is_caught_up or walk.is_past_end):
+        yield await in_new_thread(lambda: walk.next_part(has_ended=has_ended), "read log")
+
+
+async def _follow(walk: LogWalk, watcher: FileWatcher, ended: asyncio.Event) -> AsyncGenerator[LogPart, None]:
+    changed = asyncio.Event()
+    while (watched := walk.watched) is not None:
+        with watcher.watch(Path(f"/proc/self/fd/{watched[1]}"), changed):
+            # The walk goes from file to file: only while it stands in the one that is watched may we wait.
+            while walk.watched == watched:
+                changed.clear()
+                has_ended = ended.is_set()
+                part = await in_new_thread(functools.partial(walk.next_part, has_ended=has_ended), "read log")
+                if part.lines:
+                    yield part
+                if walk.is_past_end or (walk.is_caught_up and has_ended):
+                    return
+                if walk.is_caught_up and walk.watched == watched:
+                    await wait_first(changed.wait(), ended.wait())

@@ -1,13 +1,15 @@
 """The routes of service and task logs: one line per frame, each with its time and origin when asked for."""
 
+from collections.abc import Callable
 from functools import partial
-from urllib.parse import quote_plus
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pyswarm_common.engine_api.responses import parse_time_ns, query_flag, rfc3339_fixed
+from pyswarm_common.container_spec import ContainerSpec
+from pyswarm_common.engine_api.log_query import details_text, read_log_request, rendered_lines
+from pyswarm_common.engine_api.responses import query_flag
 from pyswarm_common.engine_api.streams import (
     MULTIPLEXED_STREAM,
     RAW_STREAM,
@@ -16,12 +18,12 @@ from pyswarm_common.engine_api.streams import (
     Write,
     frame,
 )
-from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.log_drivers import log_attributes
 from pyswarm_common.objects import Task
-from pyswarm_common.wire import LogRequest
+from pyswarm_common.specs import TaskTemplate
 from pyswarm_manager.api.manager_services import read_view, services_of
 from pyswarm_manager.api.tasks import resolve_task
-from pyswarm_manager.log_broker import LogMessage, LogSelector, LogSubscription, incomplete_log
+from pyswarm_manager.log_broker import LogSelector, LogSubscription, incomplete_log
 from pyswarm_manager.store.tables import View
 
 router = APIRouter()
@@ -44,64 +46,54 @@ async def task_logs(request: Request, reference: str) -> Response:
 
 
 def _stream(request: Request, selector: LogSelector, *, is_tty: bool) -> Response:
-    subscription = services_of(request).log_broker.subscribe(selector, _log_request(request))
-    produce = partial(
-        _produce,
-        subscription,
-        with_details=query_flag(request, "details"),
-        with_timestamps=query_flag(request, "timestamps"),
-        is_tty=is_tty,
-    )
+    services = services_of(request)
+    subscription = services.log_broker.subscribe(selector, read_log_request(request))
+    origins = _Origins(lambda: services.store.view) if query_flag(request, "details") else None
+    produce = partial(_produce, subscription, origins, with_timestamps=query_flag(request, "timestamps"), is_tty=is_tty)
     return StreamResponse(produce, RAW_STREAM if is_tty else MULTIPLEXED_STREAM)
 
 
-async def _produce(subscription: LogSubscription, write: Write, *, with_details: bool, with_timestamps: bool, is_tty: bool) -> None:
+async def _produce(
+    subscription: LogSubscription, origins: "_Origins | None", write: Write, *, with_timestamps: bool, is_tty: bool
+) -> None:
     async with subscription:
-        async for message in subscription:
-            line = format_line(message, with_details=with_details, with_timestamps=with_timestamps)
-            await write(line if is_tty else frame(message.line.stream, line))
+        async for batch in subscription.batches():
+            lines = ((message.line, origins.of(message.task) if origins is not None else "") for message in batch)
+            await write(rendered_lines(lines, with_timestamps=with_timestamps, is_tty=is_tty))
         if subscription.reasons:
             text = incomplete_log(subscription.reasons)
             await write(text.encode() if is_tty else frame(SYSTEM_ERROR, text.encode()))
 
 
-def format_line(message: LogMessage, *, with_details: bool, with_timestamps: bool) -> bytes:
-    """Return a log line in the order that the CLI takes apart: time, details, message."""
-    prefix = f"{rfc3339_fixed(message.line.at_ns)} " if with_timestamps else ""
-    if with_details:
-        prefix += f"{_details(message.task)} "
-    return prefix.encode() + message.line.line
+class _Origins:
+    """Says of each line where it comes from: node, service, task, and what the log options choose of labels and variables."""
+
+    def __init__(self, view: Callable[[], View]) -> None:
+        self._view = view
+        self._known: dict[str, str] = {}
+
+    def of(self, task: Task) -> str:
+        """Return what stands before the lines of this task."""
+        known = self._known.get(task.id)
+        if known is None:
+            known = self._known[task.id] = f"{details_text(self._details(task))} "
+        return known
+
+    def _details(self, task: Task) -> dict[str, str]:
+        details = {
+            "com.docker.swarm.node.id": task.node_id,
+            "com.docker.swarm.service.id": task.service_id,
+            "com.docker.swarm.task.id": task.id,
+        }
+        task_spec = self._view().task_specs.get(task.task_spec_id)
+        return details | (_attributes(task_spec.template) if task_spec is not None else {})
 
 
-def _details(task: Task) -> str:
-    details = {
-        "com.docker.swarm.node.id": task.node_id,
-        "com.docker.swarm.service.id": task.service_id,
-        "com.docker.swarm.task.id": task.id,
-    }
-    return ",".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in details.items())
-
-
-def _log_request(request: Request) -> LogRequest:
-    """Return the options of a request. Raises InvalidArgument."""
-    stdout, stderr = query_flag(request, "stdout"), query_flag(request, "stderr")
-    if not (stdout or stderr):
-        raise InvalidArgument("Bad parameters: you must choose at least one stream")
-    parameters = request.query_params
-    return LogRequest(
-        task_id="",
-        follow=query_flag(request, "follow"),
-        stdout=stdout,
-        stderr=stderr,
-        tail=_tail(parameters.get("tail", "all")),
-        since_ns=parse_time_ns(parameters.get("since") or "0"),
-        until_ns=parse_time_ns(parameters.get("until") or "0"),
-    )
-
-
-def _tail(text: str) -> int:
-    """How many lines; -1, which is also what Docker makes of anything that is no number: all."""
-    return int(text) if text.isascii() and text.isdigit() else -1
+def _attributes(template: TaskTemplate) -> dict[str, str]:
+    container, driver = template.container_spec or ContainerSpec(), template.log_driver
+    if driver is None or not driver.options:
+        return {}
+    return log_attributes(driver.options, container.labels or {}, tuple(container.env or ()), tag="")
 
 
 def _has_tty(view: View, task_spec_id: str) -> bool:
