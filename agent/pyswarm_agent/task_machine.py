@@ -1,185 +1,65 @@
 """The life of the tasks on one node, pure: events in, instructions out.
 
 The machine knows each task's assignment and observed state. Events (past tense) say what the manager wants or what happened;
-instructions (imperative) say what the worker must do and what the reporter must tell. Each carries its task's id, and `cause` names
-the event that led to it. A task has at most one operation under way: while the worker is at it, a wish to stop is carried
+instructions (imperative) say what the worker must do and what the reporter must tell; their `cause` names the event that led to
+them (`task_events.py`). A task has at most one operation under way: while the worker is at it, a wish to stop is carried
 out by `StopTask`, which the worker answers with `TaskStopped` whatever it interrupted.
 
     ACCEPTED → PREPARING ──TaskPrepared──→ READY ──(wanted running)──→ STARTING ──TaskStarted──→ RUNNING
                    └──PreparationFailed──→ REJECTED                        └──StartFailed──→ FAILED
-    RUNNING ──TaskExited──→ COMPLETE | FAILED
+    STARTING, if the container has a healthcheck ──TaskStarted, TaskHealthy──→ RUNNING
+    STARTING, RUNNING ──TaskExited──→ COMPLETE | FAILED
+    STARTING, RUNNING ──TaskUnhealthy──StopTask, TaskStopped──→ FAILED
     any of them ──(wanted shutdown)──StopTask, TaskStopped──→ SHUTDOWN
+
+A task that is stopped because it is unhealthy says so in its status (`error`) before: managers take it from the balancers, and
+whatever restarts meanwhile, it ends as FAILED.
 
 An ended task keeps its container, for its logs, until the manager forgets the task (`TaskRemoved`).
 """
 
-from typing import TypeAlias
-
 import msgspec
 
+from pyswarm_agent.task_events import (
+    ClearTask,
+    Event,
+    ForgetTask,
+    Instruction,
+    PreparationFailed,
+    PrepareTask,
+    ReleaseTask,
+    ReportStatus,
+    StartFailed,
+    StartTask,
+    StopTask,
+    TaskAssigned,
+    TaskCleared,
+    TaskExited,
+    TaskHealthy,
+    TaskPrepared,
+    TaskRemoved,
+    TaskRestored,
+    TaskStarted,
+    TaskStopped,
+    TaskUnhealthy,
+    WatchTask,
+)
 from pyswarm_common.objects import Record, TaskStatus
 from pyswarm_common.task_states import TaskState, may_follow
 from pyswarm_common.wire import TaskAssignment
 
-
-class TaskAssigned(Record, frozen=True, kw_only=True):
-    """The manager gave the node this task, or changed what it wants of it."""
-
-    assignment: TaskAssignment
-
-
-class TaskRestored(Record, frozen=True, kw_only=True):
-    """After a restart of the agent: the task as it was kept on disk.
-
-    `is_running`: its container was started, and whether it still runs or how it ended is yet to be told; `pid` if it runs.
-    """
-
-    assignment: TaskAssignment
-    status: TaskStatus
-    is_running: bool
-    pid: int = 0
-
-
-class TaskRemoved(Record, frozen=True, kw_only=True):
-    """The manager has forgotten the task."""
-
-    task_id: str
-
-
-class TaskPrepared(Record, frozen=True, kw_only=True):
-    """Image, network and container are there."""
-
-    task_id: str
-    container_id: str
-
-
-class PreparationFailed(Record, frozen=True, kw_only=True):
-    """The task cannot run here: no such image, bad spec, no network."""
-
-    task_id: str
-    error: str
-
-
-class TaskStarted(Record, frozen=True, kw_only=True):
-    """The container's process runs."""
-
-    task_id: str
-    pid: int
-
-
-class StartFailed(Record, frozen=True, kw_only=True):
-    """The container could not be started."""
-
-    task_id: str
-    error: str
-
-
-class TaskExited(Record, frozen=True, kw_only=True):
-    """The container ended by itself."""
-
-    task_id: str
-    exit_code: int
-    error: str = ""
-
-
-class TaskStopped(Record, frozen=True, kw_only=True):
-    """The worker has stopped the container, or found none to stop."""
-
-    task_id: str
-    exit_code: int = 0
-
-
-class TaskCleared(Record, frozen=True, kw_only=True):
-    """Nothing of the task is left on the node."""
-
-    task_id: str
-
-
-Event: TypeAlias = (
-    TaskAssigned
-    | TaskRestored
-    | TaskRemoved
-    | TaskPrepared
-    | PreparationFailed
-    | TaskStarted
-    | StartFailed
-    | TaskExited
-    | TaskStopped
-    | TaskCleared
-)
-
-
-class PrepareTask(Record, frozen=True, kw_only=True):
-    """Pull the image, attach the network, create the container; answer with TaskPrepared or PreparationFailed."""
-
-    assignment: TaskAssignment
-    cause: str
-
-
-class StartTask(Record, frozen=True, kw_only=True):
-    """Start the container; answer with TaskStarted or StartFailed, and later TaskExited."""
-
-    task_id: str
-    cause: str
-
-
-class WatchTask(Record, frozen=True, kw_only=True):
-    """The container already runs: answer with TaskExited when it ends."""
-
-    task_id: str
-    cause: str
-
-
-class StopTask(Record, frozen=True, kw_only=True):
-    """Give up what is under way, stop the container with its grace period, free its network; answer with TaskStopped.
-
-    `is_serving`: it may be the backend of balancers anywhere, which are given a moment to leave it out first.
-    """
-
-    task_id: str
-    cause: str
-    is_serving: bool = False
-
-
-class ReleaseTask(Record, frozen=True, kw_only=True):
-    """The container has ended: free its network, keep its log. No answer."""
-
-    task_id: str
-    cause: str
-
-
-class ClearTask(Record, frozen=True, kw_only=True):
-    """Remove every trace of the task; answer with TaskCleared."""
-
-    task_id: str
-    cause: str
-
-
-class ReportStatus(Record, frozen=True, kw_only=True):
-    """Keep the status on disk and tell the manager."""
-
-    task_id: str
-    status: TaskStatus
-    cause: str
-
-
-class ForgetTask(Record, frozen=True, kw_only=True):
-    """Drop the record on disk; nothing more to report."""
-
-    task_id: str
-    cause: str
-
-
-Instruction: TypeAlias = PrepareTask | StartTask | WatchTask | StopTask | ReleaseTask | ClearTask | ReportStatus | ForgetTask
-
-
 _BEFORE_STARTING = (TaskState.ACCEPTED, TaskState.PREPARING, TaskState.READY)
+_STARTED = (TaskState.STARTING, TaskState.RUNNING)
+_UNASKED = (TaskHealthy, TaskUnhealthy, TaskExited)
+"""What happens to a container that was started, as the worker owes no other answer any more."""
 AWAITED_IN: dict[type[Event], tuple[TaskState, ...]] = {
     TaskPrepared: _BEFORE_STARTING,
     PreparationFailed: _BEFORE_STARTING,
     TaskStarted: (TaskState.STARTING,),
     StartFailed: (TaskState.STARTING,),
-    TaskExited: (TaskState.RUNNING,),
+    TaskHealthy: (TaskState.STARTING,),
+    TaskUnhealthy: _STARTED,
+    TaskExited: _STARTED,
 }
 """The observed states in which each answer of the worker is news (a restored READY task is prepared again)."""
 
@@ -242,12 +122,12 @@ class TaskMachine:
         again = ReportStatus(task_id=task_id, status=event.status, cause=cause)
         if event.status.state.is_terminal:
             return [ReleaseTask(task_id=task_id, cause=cause), again]
-        if event.assignment.desired_state > TaskState.RUNNING:
+        if event.assignment.desired_state > TaskState.RUNNING or _is_given_up(event.status):
             return [again, *self._stop(task_id, cause)]
         if event.is_running:
             instructions: list[Instruction] = [WatchTask(task_id=task_id, cause=cause)]
             if event.status.state is not TaskState.RUNNING:
-                return instructions + self._move(task_id, TaskState.RUNNING, now_ns, cause, message="started", pid=event.pid)
+                return instructions + (self._started(task_id, event.pid, event.awaits_health, now_ns, cause) or [again])
             return [*instructions, again]
         if event.status.state >= TaskState.STARTING:
             failed = self._move(task_id, TaskState.FAILED, now_ns, cause, error="the container ended while its node was down")
@@ -277,8 +157,8 @@ class TaskMachine:
         if isinstance(event, TaskStopped):
             if not record.is_stopping or record.status.state.is_terminal:
                 return []
-            return self._move(task_id, TaskState.SHUTDOWN, now_ns, cause, message="shutdown", exit_code=event.exit_code, pid=0)
-        is_owed = record.is_busy or isinstance(event, TaskExited)
+            return self._stopped(task_id, event.exit_code, now_ns, cause)
+        is_owed = record.is_busy is not isinstance(event, _UNASKED)
         if record.is_stopping or not is_owed or record.status.state not in AWAITED_IN.get(type(event), ()):
             return []
         release = ReleaseTask(task_id=task_id, cause=cause)
@@ -288,7 +168,11 @@ class TaskMachine:
                 ready = self._move(task_id, TaskState.READY, now_ns, cause, message="prepared", container_id=event.container_id)
                 return ready + self._pursue(task_id, now_ns, cause)
             case TaskStarted():
-                return self._move(task_id, TaskState.RUNNING, now_ns, cause, message="started", pid=event.pid)
+                return self._started(task_id, event.pid, event.awaits_health, now_ns, cause)
+            case TaskHealthy():
+                return self._move(task_id, TaskState.RUNNING, now_ns, cause, message="started")
+            case TaskUnhealthy():
+                return self._unhealthy(task_id, event.error, cause)
             case PreparationFailed():
                 return [*self._move(task_id, TaskState.REJECTED, now_ns, cause, error=event.error, message="preparing"), release]
             case StartFailed():
@@ -296,6 +180,27 @@ class TaskMachine:
             case TaskExited():
                 return [*self._exited(task_id, event, now_ns, cause), release]
         return []
+
+    def _started(self, task_id: str, pid: int, awaits_health: bool, now_ns: int, cause: str) -> list[Instruction]:
+        if not awaits_health:
+            return self._move(task_id, TaskState.RUNNING, now_ns, cause, message="started", pid=pid)
+        status = self.records[task_id].status
+        if status.state is not TaskState.STARTING:  # it was restored from before that could be written down
+            return self._move(task_id, TaskState.STARTING, now_ns, cause, message="starting", pid=pid)
+        self._put(task_id, status=msgspec.structs.replace(status, pid=pid))
+        return []
+
+    def _unhealthy(self, task_id: str, error: str, cause: str) -> list[Instruction]:
+        status = msgspec.structs.replace(self.records[task_id].status, error=error)
+        self._put(task_id, status=status)
+        return [ReportStatus(task_id=task_id, status=status, cause=cause), *self._stop(task_id, cause)]
+
+    def _stopped(self, task_id: str, exit_code: int, now_ns: int, cause: str) -> list[Instruction]:
+        status = self.records[task_id].status
+        if not _is_given_up(status):
+            return self._move(task_id, TaskState.SHUTDOWN, now_ns, cause, message="shutdown", exit_code=exit_code, pid=0)
+        error = f"task: non-zero exit ({exit_code}): {status.error}" if exit_code else f"task: {status.error}"
+        return self._move(task_id, TaskState.FAILED, now_ns, cause, error=error, exit_code=exit_code, pid=0)
 
     def _exited(self, task_id: str, event: TaskExited, now_ns: int, cause: str) -> list[Instruction]:
         if event.exit_code == 0 and not event.error:
@@ -324,8 +229,9 @@ class TaskMachine:
     def _stop(self, task_id: str, cause: str) -> list[Instruction]:
         record = self.records[task_id]
         is_serving = record.status.state is TaskState.RUNNING and bool(record.assignment.attachments)
+        is_news = is_serving and _is_given_up(record.status) and record.assignment.desired_state <= TaskState.RUNNING
         self._put(task_id, is_stopping=True)
-        return self._ask(task_id, StopTask(task_id=task_id, cause=cause, is_serving=is_serving))
+        return self._ask(task_id, StopTask(task_id=task_id, cause=cause, is_serving=is_serving, is_news=is_news))
 
     def _ask(self, task_id: str, instruction: Instruction) -> list[Instruction]:
         self._put(task_id, is_busy=True)
@@ -365,3 +271,8 @@ class TaskMachine:
         **changes: TaskAssignment | TaskStatus | bool,
     ) -> None:
         self.records[task_id] = msgspec.structs.replace(self.records[task_id], **changes)
+
+
+def _is_given_up(status: TaskStatus) -> bool:
+    """Whether the task is to be stopped because it is unhealthy."""
+    return status.state in _STARTED and bool(status.error)

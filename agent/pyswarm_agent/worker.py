@@ -9,13 +9,16 @@ sandbox) is tried again until it is gone. A task counts as stopped only when its
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from pyswarm_agent.health.monitors import HealthMonitors
+from pyswarm_agent.health.rules import Health, describe_failure, is_checked
 from pyswarm_agent.persistence import Step, error_text, failed_of, log_failure, until_done
+from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_agent.task_container import TaskContainers, container_id_of
-from pyswarm_agent.task_machine import (
+from pyswarm_agent.task_events import (
     ClearTask,
     Event,
     PreparationFailed,
@@ -26,9 +29,11 @@ from pyswarm_agent.task_machine import (
     StopTask,
     TaskCleared,
     TaskExited,
+    TaskHealthy,
     TaskPrepared,
     TaskStarted,
     TaskStopped,
+    TaskUnhealthy,
     WatchTask,
 )
 from pyswarm_common.clock import Clock
@@ -39,6 +44,8 @@ from pyswarm_common.wire import TaskAssignment
 BALANCERS_PAUSE_S = 0.15
 """From a running task's being told to stop until its stop signal: other nodes' balancers leave it out meanwhile. (Its own node's do
 before, as the views of a message are applied before its tasks.)"""
+UNHEALTHY_PAUSE_S = 0.5
+"""The same for a task that is to be stopped because it is unhealthy, from its report on: managers are yet to hear of it."""
 
 
 WorkerInstruction: TypeAlias = PrepareTask | StartTask | WatchTask | StopTask | ReleaseTask | ClearTask
@@ -49,9 +56,12 @@ class Worker:
     """The node's hands. `run` must be running (see `is_running`) for jobs to be carried out."""
 
     containers: TaskContainers
+    health: HealthMonitors
     template_of: Callable[[str], TaskTemplate]
     emit: Callable[[Event], None]
     clock: Clock
+    files_of: Callable[[str], Awaitable[Sequence[PrivateFile]]]
+    """The files of a task's secrets and configs, once the manager has sent them."""
 
     def __post_init__(self) -> None:
         self.is_running = asyncio.Event()
@@ -98,17 +108,19 @@ class Worker:
                 await self._watch(task_id)
             case StopTask():
                 if instruction.is_serving:
-                    await self.clock.sleep(BALANCERS_PAUSE_S)
+                    await self.clock.sleep(UNHEALTHY_PAUSE_S if instruction.is_news else BALANCERS_PAUSE_S)
                 await self._stop(task_id)
             case ReleaseTask():
                 await until_done(self.clock, self._detaching(task_id))
             case ClearTask():
                 removing = (f"remove the container of task {task_id}", lambda: self.containers.remove(task_id))
                 await until_done(self.clock, removing, self._detaching(task_id))
+                self.health.forget(container_id_of(task_id))
                 self.emit(TaskCleared(task_id=task_id))
 
     async def _prepare(self, assignment: TaskAssignment) -> Event:
         try:
+            await self.files_of(assignment.task_id)  # what is missing or wrong is found before the container is made
             container_id = await self.containers.make(assignment, self.template_of(assignment.task_id))
         except Exception as error:  # noqa: BLE001  a spec that nobody foresaw is this task's fault alone
             log_failure(error, f"prepare task {assignment.task_id}")
@@ -117,22 +129,35 @@ class Worker:
 
     async def _start(self, task_id: str) -> Event:
         try:
+            files = await self.files_of(task_id)
             async with self.containers.starts:
-                record = await self._runtime.start_container(container_id_of(task_id))
+                record = await self._runtime.start_container(container_id_of(task_id), files)
         except Exception as error:  # noqa: BLE001  as in `_prepare`
             log_failure(error, f"start task {task_id}")
             return StartFailed(task_id=task_id, error=error_text(error))
-        return TaskStarted(task_id=task_id, pid=record.pid)
+        return TaskStarted(task_id=task_id, pid=record.pid, awaits_health=is_checked(record.config.healthcheck))
 
     async def _watch(self, task_id: str) -> None:
-        """Tell how the container ended. A closed runtime tells nothing: it is asked until this agent ends too."""
+        """Tell the container's health, and how it ended. A closed runtime tells nothing: it is asked until this agent ends too."""
         ends: list[TaskExited] = []
 
         async def wait() -> None:
             ends.append(await self._wait_exit(task_id))
 
-        await until_done(self.clock, (f"watch task {task_id}", wait))
+        container = self._runtime.get(container_id_of(task_id))
+        if container is not None and container.is_live:
+            self.health.watch(container.config.id, container.config.healthcheck, lambda health: self._tell_health(task_id, health))
+        try:
+            await until_done(self.clock, (f"watch task {task_id}", wait))
+        finally:
+            self.health.end(container_id_of(task_id))
         self.emit(ends[0])
+
+    def _tell_health(self, task_id: str, health: Health) -> None:
+        if health.status == "healthy":
+            self.emit(TaskHealthy(task_id=task_id))
+        else:
+            self.emit(TaskUnhealthy(task_id=task_id, error=describe_failure(health)))
 
     async def _wait_exit(self, task_id: str) -> TaskExited:
         try:

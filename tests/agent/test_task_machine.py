@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyswarm_agent import task_machine as m
+from pyswarm_agent import task_events as m
+from pyswarm_agent.task_machine import TaskMachine
 from pyswarm_common.objects import TaskStatus
 from pyswarm_common.task_states import TaskState, may_follow
 from pyswarm_common.wire import TaskAssignment
@@ -15,7 +16,7 @@ def assignment(desired: TaskState = TaskState.RUNNING, task_id: str = "t1") -> T
 
 def transcript(*events: m.Event) -> list[str]:
     """Give the events to a new machine; returns one word per instruction, `report <state>` for reports."""
-    machine = m.TaskMachine()
+    machine = TaskMachine()
     words: list[str] = []
     for now_ns, event in enumerate(events, 1):
         for instruction in machine.handle(event, now_ns):
@@ -46,7 +47,7 @@ def test_a_task_that_ends_well_is_complete() -> None:
 
 
 def test_a_task_that_ends_badly_has_failed_and_says_why() -> None:
-    machine = m.TaskMachine()
+    machine = TaskMachine()
     for event in (ASSIGNED, PREPARED, STARTED, m.TaskExited(task_id="t1", exit_code=3)):
         machine.handle(event, 1)
     status = machine.records["t1"].status
@@ -127,7 +128,7 @@ EVENTS = st.sampled_from(
 
 @given(st.lists(EVENTS, max_size=25))
 def test_reported_states_only_go_forward(events: list[m.Event]) -> None:
-    machine = m.TaskMachine()
+    machine = TaskMachine()
     last: TaskState | None = None
     for event in events:
         for instruction in machine.handle(event, 1):
@@ -138,7 +139,7 @@ def test_reported_states_only_go_forward(events: list[m.Event]) -> None:
 
 @given(st.lists(EVENTS, max_size=25))
 def test_a_removed_task_is_never_started_again(events: list[m.Event]) -> None:
-    machine = m.TaskMachine()
+    machine = TaskMachine()
     machine.handle(ASSIGNED, 1)
     machine.handle(m.TaskRemoved(task_id="t1"), 1)
     for event in events:

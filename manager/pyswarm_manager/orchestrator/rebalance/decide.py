@@ -44,9 +44,10 @@ def decide(view: View, now_ns: int, limit: int | None = DEFAULT_LIMIT, *, servic
     load = Load(view, now_ns)
     found = [service for service_id in ids if (service := view.services.get(service_id)) is not None]
     passes = [_Pass(view, draft, service, now_ns, load) for service in found]
-    if not (
-        all(one.review() for one in passes) and all(one.mark() for one in passes) and all(one.mark_by_total() for one in passes)
-    ):
+    is_reviewed = all(one.review() for one in passes)
+    for one in passes:
+        one.imagine_moved()
+    if not (is_reviewed and all(one.mark() for one in passes) and all(one.mark_by_total() for one in passes)):
         draft.postpone(ids)
     return draft.finish()
 
@@ -70,30 +71,54 @@ class _Pass:
         self._units = group_units(view.tasks.of_service(service.id), lambda task: task.slot)
         self._current = [unit.current for _, unit in sorted(self._units.items()) if unit.current is not None]
         self._made_moves: Moves | None = None
+        self._useful: list[Task] = []
+        """The marked tasks that are to move indeed."""
         self._is_quiet = False
         """Whether a move may begin: the service is whole, and none of its tasks is to move already."""
 
     def review(self) -> bool:
-        """Take back marks that are of no use any more."""
+        """Take back marks that are of no use any more.
+
+        All services do so before any task is put elsewhere in thought: whichever is looked at first, the next look takes no mark
+        back that this one gave or left.
+        """
         marked = [task for task in self._current if task.must_move and not self._units[task.slot].elders]
         if not self._may_move():
             for task in marked:
                 self._load.count_leaving(task.node_id, -1)
             return self._unmark(marked)
-        useful = self._useful(marked)
-        self._is_quiet = not useful and self._is_whole() and self._has_rested()
-        return self._unmark([task for task in marked if task not in useful])
+        self._useful = self._useful_of(marked)
+        self._is_quiet = not self._useful and self._is_whole() and self._has_rested()
+        return self._unmark([task for task in marked if task not in self._useful])
+
+    def imagine_moved(self) -> None:
+        """Put the marked tasks where they would go, in thought, so that what is marked next goes elsewhere."""
+        for task in self._useful:
+            target = self._moves.target(task.node_id)
+            if target is not None and self._settled_at_ns(target.node) <= self._now_ns:
+                self._moves.put_on(target)
 
     def mark(self) -> bool:
-        """Mark the next tasks by which the service is spread more evenly."""
+        """Mark the next tasks by which the service is spread more evenly.
+
+        Those that move together go where they would one after the other: of branches that are as full, who leaves both at once
+        could come back to one of them twice.
+        """
         if not self._is_quiet or not self._moves.may_be_uneven:
             return True
         left = {task.id: task for task in self._current}
+        targets: list[NodeInfo] = []
         for _ in range(min(config_in_force(self._service).parallelism or MOST_AT_ONCE, MOST_AT_ONCE)):
             if not self._draft.has_room():
                 return False
-            task = self._next_to_move(left.values(), self._moves.is_emptier)
-            if task is None:
+            move = self._next_to_move(left.values(), self._moves.is_emptier)
+            if move is None:
+                break
+            task, target = move
+            targets.append(target)
+            if len(targets) > 1 and not self._moves.are_places_for_all(targets):
+                self._moves.take_from(target)
+                self._moves.put_back(task.node_id)
                 break
             del left[task.id]
             self._is_quiet = False
@@ -109,9 +134,9 @@ class _Pass:
             return True
         if not self._draft.has_room():
             return False
-        task = self._next_to_move(self._current, self._moves.is_emptier_in_all)
-        if task is not None:
-            self._draft.update(msgspec.structs.replace(task, must_move=True))
+        move = self._next_to_move(self._current, self._moves.is_emptier_in_all)
+        if move is not None:
+            self._draft.update(msgspec.structs.replace(move[0], must_move=True))
         return True
 
     @property
@@ -141,21 +166,17 @@ class _Pass:
             and not any(restart.is_stopping(old) and not restart.is_node_gone(self._node_of(old)) for old in unit.past)
         )
 
-    def _useful(self, marked: Sequence[Task]) -> list[Task]:
-        """Those of the marked tasks to which the scheduler would give another node; in thought they are there, the others back."""
+    def _useful_of(self, marked: Sequence[Task]) -> list[Task]:
+        """Those of the marked tasks to which the scheduler would give another node; the others are put back in thought."""
         useful = list(marked)
-        while (useless := next((task for task in useful if self._target_of(task) is None), None)) is not None:
+        while (useless := next((task for task in useful if not self._has_better_place(task)), None)) is not None:
             useful.remove(useless)
             self._moves.put_back(useless.node_id)
-        for task in useful:
-            target = self._target_of(task)
-            if target is not None:
-                self._moves.put_on(target)
         return useful
 
-    def _target_of(self, task: Task) -> NodeInfo | None:
+    def _has_better_place(self, task: Task) -> bool:
         target = self._moves.target(task.node_id)
-        return target if target is not None and self._settled_at_ns(target.node) <= self._now_ns else None
+        return target is not None and self._settled_at_ns(target.node) <= self._now_ns
 
     def _unmark(self, tasks: Sequence[Task]) -> bool:
         for task in tasks:
@@ -171,8 +192,9 @@ class _Pass:
         self._draft.wake(self._service.id, resting_until_ns)
         return False
 
-    def _next_to_move(self, tasks: Iterable[Task], is_better: Callable[[str, str], bool]) -> Task | None:
-        """The next task that would be better placed elsewhere, already moved in thought: of its node the one that ran shortest."""
+    def _next_to_move(self, tasks: Iterable[Task], is_better: Callable[[str, str], bool]) -> tuple[Task, NodeInfo] | None:
+        """The next task that would be better placed elsewhere, and where, already moved in thought: of its node the one that ran
+        shortest."""
         moves = self._moves
         for candidates in moves.sources(tasks):
             task = max(candidates, key=lambda t: (t.status.at_ns, t.slot))
@@ -182,7 +204,7 @@ class _Pass:
                 settled_at_ns = self._settled_at_ns(target.node)
                 if settled_at_ns <= self._now_ns:
                     moves.put_on(target)
-                    return task
+                    return task, target
                 self._draft.wake(self._service.id, settled_at_ns)
             moves.put_back(task.node_id)
         return None

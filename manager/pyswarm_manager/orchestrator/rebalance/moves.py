@@ -11,7 +11,7 @@ Tasks of jobs come and go: what they add to a node is no reason to move.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pyswarm_common.errors import NotFound
 from pyswarm_common.objects import Node, Service, Task
@@ -39,7 +39,6 @@ class Load:
         self._view = view
         self.nodes: dict[str, NodeInfo] = dict(self.cluster.nodes)
         """All nodes by id; tasks that are to move are still on theirs, and count in its total."""
-        self._own: set[str] = set()
         self._leaving = view.derived(MovingTasks).by_node
         self._of_jobs: Counter[str] | None = None
 
@@ -57,11 +56,9 @@ class Load:
         return self.nodes[node_id].task_count - self._of_jobs[node_id] - self._leaving[node_id]
 
     def reserve(self, node_id: str, group: TaskGroup) -> None:
-        """Count one more task of the group on a node."""
-        if node_id not in self._own:
-            self._own.add(node_id)
-            self.nodes[node_id] = self.nodes[node_id].copy()
-        self.nodes[node_id].reserve(group.demand)
+        """Count one more task of the group on a node; what was known of it before stays as it was."""
+        info = self.nodes[node_id] = self.nodes[node_id].copy()
+        info.reserve(group.demand)
 
     def count_leaving(self, node_id: str, change: int) -> None:
         """Note that one more task is to leave a node, or one less."""
@@ -102,14 +99,32 @@ class Moves:
 
     def target(self, source_id: str) -> NodeInfo | None:
         """Return the node that a task taken off this one would be given; None when that is this one again, or a bad one."""
+        chosen = self._first_place()
+        if chosen is None or chosen.id == source_id or source_id not in self._path_of or self._group.is_faulty(chosen.id):
+            return None
+        return chosen
+
+    def are_places_for_all(self, targets: Sequence[NodeInfo]) -> bool:
+        """Whether the scheduler would fill the same nodes if none of those was there yet that were put on them, in this order."""
+        for info in reversed(targets):
+            self.take_from(info)
+        filled: list[NodeInfo] = []
+        while len(filled) < len(targets) and (place := self._first_place()) is not None:
+            filled.append(place)
+            self.put_on(place)
+        for info in reversed(filled):
+            self.take_from(info)
+        for info in targets:
+            self.put_on(info)
+        return sorted(info.id for info in filled) == sorted(info.id for info in targets)
+
+    def _first_place(self) -> NodeInfo | None:
         for path in sorted(self._usable, key=self._branch_rank):
             infos = [self._load.nodes[node_id] for node_id in self._usable[path]]
             if self._checks:
                 infos = [info for info in infos if all(check(info) for check in self._checks)]
             if infos:
-                chosen = min(infos, key=self._group.rank)
-                is_good = chosen.id != source_id and source_id in self._path_of and not self._group.is_faulty(chosen.id)
-                return chosen if is_good else None
+                return min(infos, key=self._group.rank)
         return None
 
     def is_emptier(self, target_id: str, source_id: str) -> bool:
@@ -154,6 +169,11 @@ class Moves:
         """Count one task of the service more there."""
         self._count(info.id, 1)
         self._load.reserve(info.id, self._group)
+
+    def take_from(self, info: NodeInfo) -> None:
+        """Undo the latest `put_on` of this node."""
+        self._count(info.id, -1)
+        self._load.nodes[info.id] = info
 
     def _branch_rank(self, path: Path) -> list[tuple[int, int, str]]:
         """The place of a branch among all, as the scheduler's tree of preferences gives it."""

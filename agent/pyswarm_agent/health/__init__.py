@@ -1,0 +1,1 @@
+"""Healthchecks: when a container is probed, what its answers mean, and who wants to know."""
