@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pyswarm_common.objects import NetworkAttachment, Record
 from pyswarm_common.wire import NetworkView
 from pyswarm_netplugin.naming import address_of, balancer_chain
+from pyswarm_netplugin.published_ports.records import PortForward, PublishedPort
+from pyswarm_netplugin.published_ports.rules import ports_mark
 from pyswarm_netplugin.state import Egress, Link, Overlay, Sandbox, State, Tunnel
 
 VXLAN_OVERHEAD_BYTES = 50
@@ -16,12 +18,18 @@ VXLAN_OVERHEAD_BYTES = 50
 
 
 class SandboxRecord(Record, frozen=True, kw_only=True):
-    """A sandbox as it is remembered on disk. `egress_address` has its prefix length; "" when there is no way out."""
+    """A sandbox as it is remembered on disk. `egress_address` has its prefix length; "" when there is no way out.
+
+    `ports` lead from the host to the egress address.
+    """
 
     id: str
     hostname: str
     attachments: tuple[NetworkAttachment, ...] = ()
     egress_address: str = ""
+    ports: tuple[PublishedPort, ...] = ()
+    search: tuple[str, ...] = ()
+    nameservers: tuple[str, ...] = ()
 
 
 class Underlay(Record, frozen=True, kw_only=True):
@@ -56,11 +64,15 @@ class DesiredBuilder:
     def build(self, views: Mapping[str, NetworkView], sandboxes: Iterable[SandboxRecord]) -> State:
         """Return the desired state. Every network of a sandbox must have a view."""
         self._take(views)
+        records = list(sandboxes)
+        forwards = tuple(PortForward(port=p, address=address_of(r.egress_address)) for r in records for p in r.ports)
         return State(
             overlays={network_id: parts.overlay for network_id, parts in self._parts.items()},
-            sandboxes=self._take_sandboxes(sandboxes),
+            sandboxes=self._take_sandboxes(records),
             egress=self.egress,
             backends=self._backends,
+            ports_mark=ports_mark(forwards),
+            forwards=forwards,
         )
 
     def _take(self, views: Mapping[str, NetworkView]) -> None:

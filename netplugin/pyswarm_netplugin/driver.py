@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
@@ -39,27 +40,44 @@ from pyswarm_netplugin.kernel.linux import LinuxKernel
 from pyswarm_netplugin.kernel.namespaces import remove_directory
 from pyswarm_netplugin.memory import EgressMemory, Memory
 from pyswarm_netplugin.name_service import DNS, Everything, NameService
-from pyswarm_netplugin.operations import HOST_SCOPE, overlay_scope, sandbox_scope
+from pyswarm_netplugin.operations import HOST_SCOPE, PORTS_SCOPE, overlay_scope, sandbox_scope
+from pyswarm_netplugin.published_ports.allocation import allocate, random_start
+from pyswarm_netplugin.published_ports.records import PortRequest, PublishedPort
+from pyswarm_netplugin.published_ports.reservations import Reservations
 from pyswarm_netplugin.state import Egress, State
 
 _log = structlog.get_logger()
 
 
 class SandboxRequest(Record, frozen=True, kw_only=True):
-    """A container's place in the network: `id` is the task's; interfaces eth0, eth1 … in the order of the attachments."""
+    """A container's place in the network: `id` is the task's; interfaces eth0, eth1 … in the order of the attachments.
+
+    `is_closed`: it has no way out. `ports` of the host are to lead to it.
+    """
 
     id: str
     hostname: str
     attachments: tuple[NetworkAttachment, ...] = ()
+    is_closed: bool = False
+    ports: tuple[PortRequest, ...] = ()
+    search: tuple[str, ...] = ()
+    """Domains that its resolver may append to names."""
+    nameservers: tuple[str, ...] = ()
+    """Where its names are looked up that are none of its networks', from its namespace; () for the host's nameservers."""
 
 
 class Sandbox(Record, frozen=True, kw_only=True):
-    """A namespace that is ready: its path, and the contents of two files for the container."""
+    """A namespace that is ready: its path, and the contents of two files for the container.
+
+    `address` is that of its way out, with prefix length, "" without one; `ports` of the host lead there.
+    """
 
     id: str
     netns_path: str
     resolv_conf: str
     hosts: str
+    address: str = ""
+    ports: tuple[PublishedPort, ...] = ()
 
 
 class NetworkDriver:
@@ -94,6 +112,7 @@ class NetworkDriver:
         self._half_removed: set[str] = set()
         self._egress_subnet = ""
         self._last_egress_address = ""
+        self._reservations = Reservations()
 
     async def start(self) -> None:
         """Adopt what runs, repair what is broken, remove what nothing wants, start the DNS.
@@ -113,6 +132,7 @@ class NetworkDriver:
             self._views = self._memory.views()
             self._wanted = frozenset(self._views)
             self._adopt(observed)
+            await self._converger.in_thread(self._reserve_again)
             await self._converge()
         await self._names.start()
 
@@ -152,6 +172,8 @@ class NetworkDriver:
         naming.check_id(request.id, "sandbox")
         async with self._lock:
             record = self._record_for(request)
+            if request.ports:
+                record = await self._converger.in_thread(partial(self._with_ports, record, request.ports))
             self._records[record.id] = record
             self._memory.put_sandbox(record)
             error = self._error_for(record, await self._converge())
@@ -161,8 +183,23 @@ class NetworkDriver:
                 raise error
         path = self._netns_path(record.id)
         networks = tuple(attachment.network_id for attachment in record.attachments)
-        await self._names.tell(partial(self._dns.add_sandbox, record.id, path, networks))
-        return Sandbox(id=record.id, netns_path=path, resolv_conf=RESOLV_CONF, hosts=hosts_file(record))
+        await self._names.tell(partial(self._dns.add_sandbox, record.id, path, networks, record.search, record.nameservers))
+        return self._sandbox_of(record)
+
+    def sandbox(self, sandbox_id: str) -> Sandbox | None:
+        """Return a sandbox that stands."""
+        record = self._records.get(sandbox_id)
+        return None if record is None else self._sandbox_of(record)
+
+    def _sandbox_of(self, record: SandboxRecord) -> Sandbox:
+        return Sandbox(
+            id=record.id,
+            netns_path=self._netns_path(record.id),
+            resolv_conf=RESOLV_CONF,
+            hosts=hosts_file(record),
+            address=record.egress_address,
+            ports=record.ports,
+        )
 
     async def detach(self, sandbox_id: str) -> None:
         """Remove the sandbox; fine when there is none. Raises Unavailable when the kernel refuses; then try again."""
@@ -176,6 +213,7 @@ class NetworkDriver:
         """Let go: containers, their names and their traffic go on without this process."""
         await self._names.close()
         async with self._lock:
+            self._reservations.keep_only(())
             await self._converger.close()
 
     async def teardown(self) -> None:
@@ -187,6 +225,7 @@ class NetworkDriver:
         await self._names.stop()
         async with self._lock:
             self._records, self._views = {}, {}
+            self._reservations.keep_only(())
             await self._converger.converge(State())
             await self._converger.observe()
             failures = await self._converger.converge(State())
@@ -240,20 +279,46 @@ class NetworkDriver:
                 raise NotFound(f"network {attachment.network_id} is not on this node: no view of it was applied")
         known = self._records.get(request.id)
         egress_address = known.egress_address if known is not None else ""
-        if not has_egress(request.attachments, self._views):
+        if request.is_closed or not has_egress(request.attachments, self._views):
             egress_address = ""
         elif not egress_address:
             used = [record.egress_address for record in self._records.values() if record.egress_address]
             egress_address = choose_address(self._egress_subnet, used, self._last_egress_address)
             self._last_egress_address = egress_address
         return SandboxRecord(
-            id=request.id, hostname=request.hostname, attachments=request.attachments, egress_address=egress_address
+            id=request.id,
+            hostname=request.hostname,
+            attachments=request.attachments,
+            egress_address=egress_address,
+            search=request.search,
+            nameservers=request.nameservers,
         )
+
+    def _with_ports(self, record: SandboxRecord, requests: tuple[PortRequest, ...]) -> SandboxRecord:
+        known = self._records.get(record.id)
+        if known is not None and known.ports:
+            return msgspec.structs.replace(record, ports=known.ports)
+        taken = [port for other in self._records.values() for port in other.ports]
+        try:
+            ports = allocate(requests, taken, self._reservations.reserve, random_start(record.id))
+        except PyswarmError:
+            self._reservations.keep_only(taken)
+            raise
+        return msgspec.structs.replace(record, ports=ports)
+
+    def _reserve_again(self) -> None:
+        for port in (port for record in self._records.values() for port in record.ports):
+            try:
+                self._reservations.reserve(port)
+            except OSError as error:
+                _log.warning("network.port_not_reserved", port=port.host_port, protocol=port.protocol, error=str(error))
 
     def _error_for(self, record: SandboxRecord, failures: Mapping[str, PyswarmError]) -> PyswarmError | None:
         scopes = [sandbox_scope(record.id), *(overlay_scope(a.network_id) for a in record.attachments)]
         if record.egress_address:
             scopes.append(HOST_SCOPE)
+        if record.ports:
+            scopes.append(PORTS_SCOPE)
         return next((failures[scope] for scope in scopes if scope in failures), None)
 
     async def _detach(self, sandbox_ids: list[str]) -> None:
@@ -280,6 +345,7 @@ class NetworkDriver:
         removed = self._drop_unused_views()
         self._remember_views([], removed)
         failures = await self._converge()
+        self._reservations.keep_only(port for record in self._records.values() for port in record.ports)
         await self._tell_views([], removed)
         return failures
 
@@ -291,7 +357,12 @@ class NetworkDriver:
 
     def _everything_named(self) -> Everything:
         configs = {
-            record.id: SandboxConfig(self._netns_path(record.id), tuple(a.network_id for a in record.attachments))
+            record.id: SandboxConfig(
+                self._netns_path(record.id),
+                tuple(a.network_id for a in record.attachments),
+                record.search,
+                record.nameservers,
+            )
             for record in self._records.values()
         }
         return {network_id: records_of(view) for network_id, view in self._views.items()}, configs

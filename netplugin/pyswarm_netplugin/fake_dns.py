@@ -43,10 +43,17 @@ class FakeDNS:
         self._check()
         self.networks.pop(network_id, None)
 
-    async def add_sandbox(self, sandbox_id: str, netns_path: str, network_ids: Sequence[str], search: Sequence[str] = ()) -> None:
+    async def add_sandbox(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        network_ids: Sequence[str],
+        search: Sequence[str] = (),
+        upstreams: Sequence[str] = (),
+    ) -> None:
         """Remember a sandbox."""
         self._check()
-        self.sandboxes[sandbox_id] = SandboxConfig(netns_path, tuple(network_ids), tuple(search))
+        self.sandboxes[sandbox_id] = SandboxConfig(netns_path, tuple(network_ids), tuple(search), tuple(upstreams))
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Forget a sandbox."""

@@ -29,7 +29,14 @@ class DNS(Protocol):
         """Forget a network."""
         ...
 
-    async def add_sandbox(self, sandbox_id: str, netns_path: str, network_ids: Sequence[str], search: Sequence[str] = ()) -> None:
+    async def add_sandbox(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        network_ids: Sequence[str],
+        search: Sequence[str] = (),
+        upstreams: Sequence[str] = (),
+    ) -> None:
         """Answer in a namespace."""
         ...
 

@@ -79,6 +79,11 @@ def host_table(tag: str) -> str:
     return f"pyswarm_{tag}"
 
 
+def ports_table(tag: str) -> str:
+    """Return the name of this instance's nft table of published ports in the host's namespace."""
+    return f"pyswarm_{tag}_ports"
+
+
 def balancer_chain(virtual_ip: str, backends: tuple[str, ...]) -> str:
     """Return the name of the chain that spreads a virtual IP over these backends.
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from pyswarm_common.objects import Record
+from pyswarm_netplugin.published_ports.records import PortForward, PublishedPort
 from pyswarm_netplugin.state import Egress, Link, Stray, Tunnel
 
 HOST_SCOPE = "host"
+PORTS_SCOPE = "ports"
 
 
 def overlay_scope(network_id: str) -> str:
@@ -65,6 +67,23 @@ class RemoveEgress(Record, frozen=True, kw_only=True):
     def describe(self) -> str:
         """Say it in one line."""
         return "remove the egress bridge and its rules"
+
+
+class PublishPorts(Record, frozen=True, kw_only=True):
+    """Replace the rules of published ports, and forget UDP flows to those ports of the host that changed."""
+
+    forwards: tuple[PortForward, ...] = ()
+    changed: tuple[PublishedPort, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        """The ports."""
+        return PORTS_SCOPE
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        shown = (f"{f.port.host_address}:{f.port.host_port}/{f.port.protocol}" for f in self.forwards)
+        return f"publish {', '.join(shown) or 'nothing'}"
 
 
 class OverlayOperation(Record, frozen=True, kw_only=True):
@@ -209,6 +228,7 @@ Operation: TypeAlias = (
     RemoveStray
     | MakeEgress
     | RemoveEgress
+    | PublishPorts
     | MakeOverlay
     | RemoveOverlay
     | MakeTunnel

@@ -5,7 +5,8 @@ miss least comes down before what replaces it goes up:
 
 1. links and sandboxes that nobody wants, so that no packet leaves them any more;
 2. tunnels with wrong settings, overlays that nobody wants (a VNI is free again before another overlay asks for it);
-3. overlays, tunnels and peers; the way out; then sandboxes, their links, their rules. A sandbox's links need their overlays.
+3. overlays, tunnels and peers; the way out; then sandboxes, their links, their rules. A sandbox's links need their overlays;
+4. published ports, which lead to sandboxes that stand.
 
 A link is observed only when it is whole (both ends, bridge and address), so a half-made one is taken away and made anew. Mappings
 are compared by identity first: a driver that knows its last desired state pays nothing for the thousands of entries that did
@@ -29,6 +30,7 @@ def plan(desired: State, observed: State) -> tuple[op.Operation, ...]:
         *_overlays(desired, observed),
         *([op.MakeEgress(egress=desired.egress)] if desired.egress and desired.egress != observed.egress else []),
         *_sandboxes(desired, observed),
+        *_ports(desired, observed),
     )
 
 
@@ -93,6 +95,13 @@ def _sandboxes(desired: State, observed: State) -> Iterator[op.Operation]:
             balances[key] = _balance(wanted.chains, seen.chains, desired.backends)
         if balance := balances[key]:
             yield op.ChangeBalancing(sandbox_id=sandbox_id, balance=balance)
+
+
+def _ports(desired: State, observed: State) -> Iterator[op.Operation]:
+    if desired.ports_mark != observed.ports_mark:
+        changed = {forward.port for forward in set(desired.forwards) ^ set(observed.forwards)}
+        in_order = sorted(changed, key=lambda port: (port.protocol, port.host_port, port.host_address))
+        yield op.PublishPorts(forwards=desired.forwards, changed=tuple(in_order))
 
 
 def _balance(

@@ -7,6 +7,7 @@ middle), the observed value says so: no bridge, no tunnel, no rules (None).
 from collections.abc import Mapping
 
 from pyswarm_common.objects import Record
+from pyswarm_netplugin.published_ports.records import PortForward
 
 
 class Tunnel(Record, frozen=True, kw_only=True):
@@ -64,13 +65,18 @@ class Stray(Record, frozen=True, kw_only=True):
 
 
 class State(Record, frozen=True, kw_only=True):
-    """Everything of one node. `strays` are only ever observed; `backends` (by chain) is only ever desired."""
+    """Everything of one node. `strays` are only ever observed; `backends` (by chain) and `forwards` are only ever desired.
+
+    `ports_mark` stands for the rules of the published ports, "" for none.
+    """
 
     overlays: Mapping[str, Overlay] = {}
     sandboxes: Mapping[str, Sandbox] = {}
     egress: Egress | None = None
     strays: frozenset[Stray] = frozenset()
     backends: Mapping[str, tuple[str, ...]] = {}
+    ports_mark: str = ""
+    forwards: tuple[PortForward, ...] = ()
 
 
 def same(a: Mapping[str, object] | None, b: Mapping[str, object] | None) -> bool:

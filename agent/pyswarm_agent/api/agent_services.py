@@ -4,9 +4,15 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from pyswarm_agent.events import EventBus
+from pyswarm_agent.execs import ExecStore
+from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.image_use import content_in_use
 from pyswarm_agent.images import ImageStore
+from pyswarm_agent.local_containers.keeper import LocalContainers
+from pyswarm_agent.runtime.access.interface import Access
 from pyswarm_agent.runtime.interface import Runtime
+from pyswarm_agent.volumes import VolumeStore
 from pyswarm_common.clock import Clock, SystemClock
 
 
@@ -16,7 +22,16 @@ class AgentServices:
 
     images: ImageStore
     containers: Runtime
+    volumes: VolumeStore
+    health: HealthMonitors
+    access: Access
+    local: LocalContainers
+    events: EventBus
     clock: Clock = field(default_factory=SystemClock)
+    execs: ExecStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "execs", ExecStore(self.access, self.containers, self.clock))
 
     def content_in_use(self) -> set[str]:
         """Return the ids of the images and of the layers that containers use."""

@@ -1,194 +1,195 @@
-"""The routes of this node's containers: list and inspect. All belong to tasks; making single ones is not offered yet."""
+"""The routes of this node's containers: create, start, stop, remove, list and the like. (Streams of output: `attach`, `logs`.)
 
-from typing import Any
+Those of tasks are shown, and may be stopped and removed, as in Docker; their orchestrator replaces them.
+"""
 
+import contextlib
+
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pyswarm_agent.api.agent_services import agent_of
-from pyswarm_agent.api.container_references import resolve_container
+from pyswarm_agent.api.container_filters import LIST_FILTERS, PRUNE_FILTERS, ContainerFilter, may_prune
+from pyswarm_agent.api.container_rendering import render_container, render_details
+from pyswarm_agent.container_lookup import find_container
+from pyswarm_agent.local_containers.create_body import Resources
+from pyswarm_agent.local_containers.creation import FOREVER_S
+from pyswarm_agent.local_containers.waiting import check_condition, wait_ended
+from pyswarm_agent.runtime.interface import ContainerStartFailed
 from pyswarm_agent.runtime.records import ContainerRecord
+from pyswarm_agent.runtime.signals import signal_number
 from pyswarm_common.engine_api.filters import Filters
-from pyswarm_common.engine_api.responses import ZERO_TIME, JSONResponse, query_flag, rfc3339
-from pyswarm_common.errors import Unimplemented
+from pyswarm_common.engine_api.member_names import with_canonical_names
+from pyswarm_common.engine_api.responses import JSONResponse, query_flag, read_json_object
+from pyswarm_common.engine_api.streams import StreamResponse, Write
+from pyswarm_common.errors import InvalidArgument, PyswarmError
 
 router = APIRouter()
 
-_FILTERS = ("id", "name", "label", "status", "ancestor", "health", "network", "is-task", "exited")
-_SECOND_NS = 1_000_000_000
-_UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
+_NOT_MODIFIED, _NO_CONTENT = 304, 204
+_START_REFUSED = (126, 127)
+_json = msgspec.json.Encoder()
 
 
 @router.get("/containers/json")
 async def list_containers(request: Request) -> Response:
     """List containers: the running ones, or with `all` every one."""
-    filters = Filters.parse(request.query_params.get("filters"), _FILTERS)
     agent = agent_of(request)
-    shows_all = query_flag(request, "all") or "status" in filters or "exited" in filters
+    containers = agent.containers.list()
+    wanted = ContainerFilter(Filters.parse(request.query_params.get("filters"), LIST_FILTERS), containers)
     limit = _limit(request)
-    newest_first = reversed(agent.containers.list())
-    matching = [c for c in newest_first if (shows_all or limit or c.state == "running") and _matches(c, filters)]
+    shows_all = query_flag(request, "all") or bool(limit) or wanted.shows_all
     now_ns = agent.clock.now_ns()
-    return JSONResponse([render_container(container, now_ns) for container in matching[: limit or None]])
+    shown = []
+    for container in reversed(containers):
+        id_ = container.config.id
+        held, health = agent.local.get(id_), agent.health.status(id_)
+        is_restarting = held is not None and held.is_restarting
+        if (shows_all or container.is_live or is_restarting) and wanted.matches(container, held, health):
+            shown.append(render_container(container, now_ns, health, held))
+    return JSONResponse(shown[: limit or None])
 
 
 @router.get("/containers/{reference}/json")
 async def inspect_container(request: Request, reference: str) -> Response:
     """Show one container."""
-    return JSONResponse(_render_details(resolve_container(agent_of(request).containers.list(), reference)))
+    agent = agent_of(request)
+    container = _find(request, reference)
+    id_ = container.config.id
+    details = render_details(container, agent.health.status(id_), agent.local.get(id_))
+    return JSONResponse({**details, "ExecIDs": agent.execs.ids_of(id_) or None})
 
 
 @router.post("/containers/create")
 async def create_container(request: Request) -> Response:
-    """Make a single container: not offered yet."""
-    raise Unimplemented("single containers are not supported yet: run a service instead")
+    """Make a container; its image must be here."""
+    posted = await read_json_object(request)
+    container_id = await agent_of(request).local.create(request.query_params.get("name", ""), posted)
+    return JSONResponse({"Id": container_id, "Warnings": []}, status_code=201)
 
 
 @router.post("/containers/prune")
 async def prune_containers(request: Request) -> Response:
-    """Remove stopped containers: those of tasks go with their tasks, so there is nothing to do."""
-    return JSONResponse({"ContainersDeleted": None, "SpaceReclaimed": 0})
+    """Remove the local containers that do not run; those of tasks go with their tasks."""
+    agent = agent_of(request)
+    filters = Filters.parse(request.query_params.get("filters"), PRUNE_FILTERS)
+    now_ns = agent.clock.now_ns()
+    deleted, freed_bytes = [], 0
+    for container in agent.containers.list():
+        held = agent.local.get(container.config.id)
+        if held is None or container.is_live or held.is_restarting or not may_prune(container, filters, now_ns):
+            continue
+        with contextlib.suppress(PyswarmError):  # of one that somebody started or removed meanwhile
+            await agent.local.remove(container.config.id)
+            deleted.append(container.config.id)
+    return JSONResponse({"ContainersDeleted": deleted or None, "SpaceReclaimed": freed_bytes})
 
 
-def render_container(container: ContainerRecord, now_ns: int) -> dict[str, Any]:
-    """Return a container as the list shows it."""
-    config = container.config
-    return {
-        "Id": config.id,
-        "Names": [f"/{config.name}"],
-        "Image": config.image,
-        "ImageID": config.image_id,
-        "Command": " ".join(_quote(arg) for arg in config.args),
-        "Created": container.created_at_ns // _SECOND_NS,
-        "Ports": [],
-        "Labels": config.labels,
-        "State": container.state,
-        "Status": _status(container, now_ns),
-        "HostConfig": {"NetworkMode": "default"},
-        "NetworkSettings": {"Networks": {}},
-        "Mounts": [
-            {
-                "Type": mount.type,
-                "Source": mount.source,
-                "Destination": mount.target,
-                "Mode": "",
-                "RW": not mount.read_only,
-                "Propagation": "",
-            }
-            for mount in config.mounts
-        ],
-    }
+@router.post("/containers/{reference}/start")
+async def start_container(request: Request, reference: str) -> Response:
+    """Start a container; one that runs already is answered 304."""
+    try:
+        is_started = await agent_of(request).local.start(_find(request, reference).config.id)
+    except ContainerStartFailed as error:
+        # 400 for what the user has mistyped: the client ends with 126 or 127 by the words.
+        words = f"failed to create task for container: {error.message}"
+        return JSONResponse({"message": words}, status_code=400 if error.exit_code in _START_REFUSED else 500)
+    return Response(status_code=_NO_CONTENT if is_started else _NOT_MODIFIED)
 
 
-def _render_details(container: ContainerRecord) -> dict[str, Any]:
-    config = container.config
-    listed = render_container(container, container.started_at_ns)
-    return {
-        "Id": config.id,
-        "Created": rfc3339(container.created_at_ns),
-        "Path": config.args[0] if config.args else "",
-        "Args": list(config.args[1:]),
-        "State": _render_state(container),
-        "Image": config.image_id,
-        "Name": f"/{config.name}",
-        "RestartCount": 0,
-        "Driver": "overlay2",
-        "Platform": "linux",
-        "MountLabel": "",
-        "ProcessLabel": "",
-        "AppArmorProfile": "",
-        "ExecIDs": None,
-        "HostConfig": {
-            "Binds": None,
-            "NetworkMode": "default",
-            "PortBindings": {},
-            "CapAdd": list(config.cap_add) or None,
-            "CapDrop": list(config.cap_drop) or None,
-            "Privileged": False,
-            "ReadonlyRootfs": config.read_only,
-            "Init": config.init,
-            "Memory": config.memory_bytes,
-            "NanoCpus": config.nano_cpus,
-            "PidsLimit": config.pids_limit or None,
-        },
-        "Mounts": listed["Mounts"],
-        "Config": {
-            "Hostname": config.hostname,
-            "Domainname": "",
-            "User": config.user,
-            "Tty": config.tty,
-            "OpenStdin": False,
-            "Env": list(config.env),
-            "Cmd": list(config.args),
-            "Image": config.image,
-            "Volumes": None,
-            "WorkingDir": config.cwd,
-            "Entrypoint": None,
-            "Labels": config.labels,
-            "StopSignal": config.stop_signal,
-        },
-        "NetworkSettings": {"Ports": {}, "Networks": {}},
-    }
+@router.post("/containers/{reference}/stop")
+async def stop_container(request: Request, reference: str) -> Response:
+    """Stop a container; one that does not run is answered 304."""
+    is_stopped = await agent_of(request).local.stop(_find(request, reference).config.id, _grace_s(request))
+    return Response(status_code=_NO_CONTENT if is_stopped else _NOT_MODIFIED)
 
 
-def _render_state(container: ContainerRecord) -> dict[str, Any]:
-    ended = container.exit
-    return {
-        "Status": container.state,
-        "Running": container.state == "running",
-        "Paused": False,
-        "Restarting": False,
-        "OOMKilled": ended.oom_killed if ended else False,
-        "Dead": False,
-        "Pid": container.pid,
-        "ExitCode": ended.exit_code if ended else 0,
-        "Error": ended.error if ended else "",
-        "StartedAt": rfc3339(container.started_at_ns),
-        "FinishedAt": rfc3339(ended.finished_at_ns) if ended else ZERO_TIME,
-    }
+@router.post("/containers/{reference}/restart")
+async def restart_container(request: Request, reference: str) -> Response:
+    """Stop a container if it runs, and start it."""
+    await agent_of(request).local.restart(_find(request, reference).config.id, _grace_s(request))
+    return Response(status_code=_NO_CONTENT)
 
 
-def _matches(container: ContainerRecord, filters: Filters) -> bool:
-    config = container.config
-    exit_code = str(container.exit.exit_code) if container.exit else ""
-    return (
-        filters.allows_prefix("id", config.id)
-        and ("name" not in filters or any(part.removeprefix("/") in config.name for part in filters.values("name")))
-        and filters.allows_labels("label", config.labels)
-        and filters.allows("status", container.state)
-        and ("ancestor" not in filters or bool({config.image, config.image_id} & set(filters.values("ancestor"))))
-        and filters.allows("health", "none")
-        and ("is-task" not in filters or bool({"true", "1"} & set(filters.values("is-task"))))
-        and filters.allows("exited", exit_code)
-    )
+@router.post("/containers/{reference}/kill")
+async def kill_container(request: Request, reference: str) -> Response:
+    """Send a signal to a container's first process."""
+    signal = request.query_params.get("signal") or "SIGKILL"
+    try:
+        signal_number(signal)
+    except InvalidArgument:
+        raise InvalidArgument(f"Invalid signal: {signal}") from None
+    await agent_of(request).local.kill(_find(request, reference).config.id, signal)
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/containers/{reference}/rename")
+async def rename_container(request: Request, reference: str) -> Response:
+    """Give a container another name."""
+    await agent_of(request).local.rename(_find(request, reference).config.id, request.query_params.get("name", ""))
+    return Response(status_code=_NO_CONTENT)
+
+
+@router.post("/containers/{reference}/update")
+async def update_container(request: Request, reference: str) -> Response:
+    """Change a container's limits and restart policy."""
+    posted = await read_json_object(request)
+    try:
+        changed = msgspec.convert(with_canonical_names(posted, Resources), Resources, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"invalid JSON: {error}") from error
+    warnings = await agent_of(request).local.update(_find(request, reference).config.id, changed, posted)
+    return JSONResponse({"Warnings": warnings or None})
+
+
+@router.post("/containers/{reference}/wait")
+async def wait_container(request: Request, reference: str) -> Response:
+    """Answer at once, and tell how the container ended when it has."""
+    agent = agent_of(request)
+    condition = check_condition(request.query_params.get("condition", ""))
+    events = agent.events.listen()
+    try:
+        container = _find(request, reference)
+    except PyswarmError:
+        events.close()
+        raise
+
+    async def produce(write: Write) -> None:
+        ended = await wait_ended(agent.local, container, condition, events)
+        error = {"Message": ended.error} if ended.error else None
+        await write(_json.encode({"StatusCode": ended.exit_code, "Error": error}) + b"\n")
+
+    return StreamResponse(produce, "application/json")
+
+
+@router.delete("/containers/{reference}")
+async def remove_container(request: Request, reference: str) -> Response:
+    """Remove a container; one that runs must be forced."""
+    if query_flag(request, "link"):
+        raise InvalidArgument("links between containers are not offered, so there is none to remove")
+    container_id = _find(request, reference).config.id
+    await agent_of(request).local.remove(container_id, force=query_flag(request, "force"), with_volumes=query_flag(request, "v"))
+    return Response(status_code=_NO_CONTENT)
+
+
+def _find(request: Request, reference: str) -> ContainerRecord:
+    return find_container(agent_of(request).containers.list(), reference)
+
+
+def _grace_s(request: Request) -> float | None:
+    text = request.query_params.get("t", "")
+    if not text:
+        return None
+    try:
+        seconds = int(text)
+    except ValueError:
+        raise InvalidArgument(f'invalid time to wait: strconv.Atoi: parsing "{text}": invalid syntax') from None
+    return float(seconds) if seconds >= 0 else FOREVER_S
 
 
 def _limit(request: Request) -> int:
     """The newest so many; 0, which negative numbers mean too: no limit."""
     text = request.query_params.get("limit", "0")
     return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _status(container: ContainerRecord, now_ns: int) -> str:
-    if container.state == "running":
-        return f"Up {_duration(now_ns - container.started_at_ns)}"
-    if container.exit is not None:
-        return f"Exited ({container.exit.exit_code}) {_duration(now_ns - container.exit.finished_at_ns)} ago"
-    return "Created"
-
-
-def _duration(duration_ns: int) -> str:
-    seconds = max(0, duration_ns // _SECOND_NS)
-    for size, unit in _UNITS:
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}s"
-    if seconds >= 3600:
-        return "About an hour"
-    if seconds >= 60:
-        return "About a minute"
-    return "Less than a second" if seconds < 1 else "1 second" if seconds == 1 else f"{seconds} seconds"
-
-
-def _quote(argument: str) -> str:
-    return f"'{argument}'" if " " in argument else argument

@@ -2,6 +2,32 @@
 
 from fastapi import APIRouter
 
-from pyswarm_agent.api import containers, images, volumes_and_plugins
+from pyswarm_agent.api import (
+    archives,
+    attaching,
+    containers,
+    execs,
+    image_transfer,
+    images,
+    logs,
+    plugins,
+    port_forwarding,
+    processes,
+    statistics,
+    volumes,
+)
 
-ROUTERS: tuple[APIRouter, ...] = (containers.router, images.router, volumes_and_plugins.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    archives.router,
+    attaching.router,
+    containers.router,
+    execs.router,
+    image_transfer.router,
+    images.router,
+    logs.router,
+    plugins.router,
+    port_forwarding.router,
+    processes.router,
+    statistics.router,
+    volumes.router,
+)

@@ -63,9 +63,17 @@ class DNSClient:
         """Forget a network."""
         await self._ask(protocol.RemoveNetwork(network_id))
 
-    async def add_sandbox(self, sandbox_id: str, netns_path: str, network_ids: Sequence[str], search: Sequence[str] = ()) -> None:
+    async def add_sandbox(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        network_ids: Sequence[str],
+        search: Sequence[str] = (),
+        upstreams: Sequence[str] = (),
+    ) -> None:
         """Answer on 127.0.0.11:5353 (UDP, TCP) in the namespace; again with other networks changes what it may ask."""
-        await self._ask(protocol.AddSandbox(sandbox_id, SandboxConfig(netns_path, tuple(network_ids), tuple(search))))
+        sandbox = SandboxConfig(netns_path, tuple(network_ids), tuple(search), tuple(upstreams))
+        await self._ask(protocol.AddSandbox(sandbox_id, sandbox))
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Close a sandbox's sockets, which else keep its namespace alive."""

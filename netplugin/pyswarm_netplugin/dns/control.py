@@ -95,6 +95,7 @@ class ControlServer:
         missing: list[str] = []
         for sandbox_id, sandbox in sandboxes.items():
             self._table.set_sandbox(sandbox_id, sandbox.network_ids, sandbox.search)
+            self._forwarder.set_upstreams(sandbox_id, sandbox.netns_path, sandbox.upstreams)
             inode = self._server.inode_of(sandbox_id)
             if inode is None or not _is_namespace(sandbox.netns_path, inode):
                 missing.append(sandbox_id)
@@ -112,6 +113,7 @@ class ControlServer:
     def _remove_sandbox(self, sandbox_id: str) -> None:
         self._server.remove(sandbox_id)
         self._table.remove_sandbox(sandbox_id)
+        self._forwarder.set_upstreams(sandbox_id, "", ())
 
     def _status(self) -> protocol.Status:
         return protocol.Status(

@@ -1,4 +1,5 @@
-"""Asks the host's own nameservers what the table does not know, from the host's network namespace.
+"""Asks nameservers what the table does not know: the host's, from the host's network namespace, or those that a sandbox has of its
+own, from the sandbox's, where alone they may be reached.
 
 A question goes out as it came but under an id and a port of its own, over the transport that it came by, to one nameserver after
 the other. Without an answer in time the client gets SERVFAIL before its own resolver gives up. A truncated answer is handed on
@@ -7,7 +8,8 @@ as it is: the client then asks over TCP, and so does this.
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,6 +25,7 @@ from pyswarm_netplugin.dns.message import (
     rcode_of,
     with_id,
 )
+from pyswarm_netplugin.dns.sockets import open_in_namespace
 
 TRY_TIMEOUT_S = 2.0
 MAX_TRIES = 2
@@ -32,6 +35,8 @@ MAX_FORWARDS_PER_SANDBOX = 256
 DNS_PORT = 53
 
 Reply: TypeAlias = Callable[[bytes], None]
+OpenSocket: TypeAlias = Callable[[socket.AddressFamily, socket.SocketKind], socket.socket]
+"""Makes a socket that never blocks, in the namespace from which a nameserver is asked."""
 
 
 class Nameservers:
@@ -65,17 +70,29 @@ def parse_nameservers(text: str) -> list[str]:
 class Forwarder:
     """The questions that are upstream at the moment."""
 
-    def __init__(self, loop: EventLoop, nameservers: Callable[[], tuple[tuple[str, int], ...]]) -> None:
+    def __init__(
+        self, loop: EventLoop, nameservers: Callable[[], tuple[tuple[str, int], ...]], upstream_port: int = DNS_PORT
+    ) -> None:
         self._loop = loop
         self._nameservers = nameservers
+        self._upstream_port = upstream_port
+        self._upstreams: dict[str, tuple[OpenSocket, tuple[tuple[str, int], ...]]] = {}
         self._under_way: set[_Forward] = set()
         self._count_of_sandbox: dict[str, int] = {}
         self.forwarded = 0
 
+    def set_upstreams(self, sandbox_id: str, netns_path: str, addresses: Sequence[str]) -> None:
+        """Ask these nameservers for a sandbox, from its namespace; () for the host's again."""
+        if addresses:
+            servers = tuple((address, self._upstream_port) for address in addresses)
+            self._upstreams[sandbox_id] = partial(open_in_namespace, netns_path), servers
+        else:
+            self._upstreams.pop(sandbox_id, None)
+
     def forward(self, sandbox_id: str, query: Query, packet: bytes, reply: Reply, *, over_tcp: bool) -> None:
         """Ask upstream and call `reply` once with the answer, SERVFAIL when there is none."""
         count = self._count_of_sandbox.get(sandbox_id, 0)
-        servers = self._nameservers()
+        open_socket, servers = self._upstreams.get(sandbox_id) or (_open_here, self._nameservers())
         if not servers or len(self._under_way) >= MAX_FORWARDS or count >= MAX_FORWARDS_PER_SANDBOX:
             reply(encode_empty(query, SERVFAIL))
             return
@@ -90,7 +107,7 @@ class Forwarder:
             reply(answer)
 
         tries = (servers * MAX_TRIES)[: max(MAX_TRIES, len(servers))]
-        forward = _Forward(self._loop, query, packet, tries, finished, over_tcp=over_tcp)
+        forward = _Forward(self._loop, query, packet, tries, finished, open_socket, over_tcp=over_tcp)
         self._under_way.add(forward)
         forward.start()
 
@@ -105,6 +122,7 @@ class _Forward:
         packet: bytes,
         servers: tuple[tuple[str, int], ...],
         finished: Callable[["_Forward", bytes], None],
+        open_socket: OpenSocket,
         *,
         over_tcp: bool,
     ) -> None:
@@ -113,6 +131,7 @@ class _Forward:
         self._packet = packet
         self._servers = list(servers)
         self._finished = finished
+        self._open_socket = open_socket
         self._over_tcp = over_tcp
         self._try_timeout_s = TRY_TIMEOUT_S * MAX_TRIES / max(len(servers), MAX_TRIES)
         self._best = encode_empty(query, SERVFAIL)
@@ -135,7 +154,7 @@ class _Forward:
     def _ask(self, server: tuple[str, int]) -> None:
         family, address = _socket_address(server)
         kind = socket.SOCK_STREAM if self._over_tcp else socket.SOCK_DGRAM
-        sock = self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = self._socket = self._open_socket(family, kind)
         self._id = int.from_bytes(os.urandom(2), "big")
         packet = with_id(self._packet, self._id)
         self._timer = self._loop.call_later(self._try_timeout_s, self._try_next)
@@ -201,6 +220,10 @@ class _Forward:
         elif sock is not None:
             self._loop.forget(sock.fileno())
             sock.close()
+
+
+def _open_here(family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
 def _socket_address(server: tuple[str, int]) -> tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]:

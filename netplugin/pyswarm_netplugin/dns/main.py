@@ -127,7 +127,7 @@ def _serve(options: Options, ready_descriptor: int | None) -> None:
     loop = EventLoop()
     table = Table()
     nameservers = Nameservers(options.resolv_conf, options.upstream_port)
-    forwarder = Forwarder(loop, nameservers.addresses)
+    forwarder = Forwarder(loop, nameservers.addresses, options.upstream_port)
     server = DNSServer(loop, table, forwarder, random.Random().shuffle)
     with _listen(options.socket_path) as listening:
         try:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -17,11 +17,15 @@ class _Message(msgspec.Struct, frozen=True, gc=False, tag=True, omit_defaults=Tr
 
 
 class SandboxConfig(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A sandbox: the path of its network namespace, its networks in the order of their precedence, its search domains."""
+    """A sandbox: the path of its network namespace, its networks in the order of their precedence, its search domains.
+
+    `upstreams`: the nameservers that are asked on from within the namespace; () for the host's, from the host.
+    """
 
     netns_path: str
     network_ids: tuple[str, ...]
     search: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
 
 
 class Hello(_Message, frozen=True):

@@ -47,6 +47,30 @@ def open_in_namespaces(paths: Sequence[str]) -> list[ListenSockets | OSError]:
     return results
 
 
+def open_in_namespace(path: str, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """Return a socket in a network namespace that never blocks. Raises OSError."""
+    results: list[socket.socket | OSError] = []
+
+    def work() -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _enter_namespace(descriptor, path)
+            finally:
+                os.close(descriptor)
+            results.append(socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC))
+        except OSError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    (result,) = results
+    if isinstance(result, OSError):
+        raise result
+    return result
+
+
 def namespace_inode(path: str) -> int:
     """Return the inode of a network namespace. Raises OSError."""
     return os.stat(path).st_ino

@@ -12,6 +12,7 @@ import msgspec
 from pyswarm_netplugin import operations as op
 from pyswarm_netplugin.kernel.interface import HostNetwork
 from pyswarm_netplugin.naming import OVERLAY_PREFIX, SANDBOX_PREFIX
+from pyswarm_netplugin.published_ports.rules import ports_mark
 from pyswarm_netplugin.state import Egress, Link, Overlay, Sandbox, State, Stray, Tunnel
 
 _CUT_TUNNEL = Tunnel(vni=0, port=0, local_address="", mtu_bytes=0)
@@ -26,6 +27,7 @@ class FakeKernel:
         self.sandboxes = dict(start.sandboxes)
         self.egress = start.egress
         self.strays = set(start.strays)
+        self.ports_mark = start.ports_mark
         self.executed: list[op.Operation] = []
         self.refuse: Callable[[op.Operation], None] = lambda _: None
         self._host = HostNetwork(mtu_bytes=mtu_bytes, routes=routes)
@@ -40,7 +42,11 @@ class FakeKernel:
     def observe(self) -> State:
         """Return what stands."""
         return State(
-            overlays=dict(self.overlays), sandboxes=dict(self.sandboxes), egress=self.egress, strays=frozenset(self.strays)
+            overlays=dict(self.overlays),
+            sandboxes=dict(self.sandboxes),
+            egress=self.egress,
+            strays=frozenset(self.strays),
+            ports_mark=self.ports_mark,
         )
 
     def execute(self, operation: op.Operation, *, is_cut: bool = False) -> None:
@@ -57,6 +63,8 @@ class FakeKernel:
             case op.RemoveEgress():
                 self.egress = Egress(address="", mtu_bytes=0, has_rules=False) if is_cut else None
                 self._unlink("")
+            case op.PublishPorts():
+                self.ports_mark = self.ports_mark if is_cut else ports_mark(operation.forwards)
             case op.RemoveStray():
                 if not is_cut:
                     self.strays.discard(operation.stray)

@@ -26,7 +26,7 @@ IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 18, 27, 28
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 VXLAN_ID, VXLAN_LOCAL, VXLAN_LEARNING, VXLAN_PROXY, VXLAN_PORT = 1, 4, 7, 11, 15
 _VETH_PEER = 1
-_PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_ISOLATED = 8, 9, 33
+_PORT_HAIRPIN, _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_ISOLATED = 4, 8, 9, 33
 
 NDA_DST, NDA_LLADDR, NDA_MASTER = 1, 2, 9
 NTF_SELF, NTF_MASTER = 2, 4
@@ -105,9 +105,14 @@ def master_set(name: str, master: int) -> bytes:
     return message(RTM_NEWLINK, 0, body)
 
 
-def port_static(name: str, *, is_isolated: bool = False) -> bytes:
-    """Tell a bridge's port to learn nothing and to get no packet for an unknown address. Isolated ports do not hear each other."""
-    data = nested(INFO_SLAVE_DATA, u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0), u8(_PORT_ISOLATED, int(is_isolated)))
+def port_static(name: str, *, is_isolated: bool = False, is_hairpin: bool = False) -> bytes:
+    """Tell a bridge's port to learn nothing and to get no packet for an unknown address.
+
+    Isolated ports do not hear each other; a hairpin port may get back what came from it, as when a container asks for its own
+    published port.
+    """
+    settings = [u8(_PORT_HAIRPIN, int(is_hairpin)), u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0)]
+    data = nested(INFO_SLAVE_DATA, *settings, u8(_PORT_ISOLATED, int(is_isolated)))
     info = nested(IFLA_LINKINFO, text(INFO_SLAVE_KIND, "bridge"), data)
     return message(RTM_NEWLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + info)
 

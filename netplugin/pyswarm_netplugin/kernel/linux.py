@@ -16,6 +16,7 @@ from pyswarm_netplugin.kernel import conntrack, links, nftables, observe, rules
 from pyswarm_netplugin.kernel.interface import HostNetwork
 from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
+from pyswarm_netplugin.published_ports.rules import LOOPBACK, ports_batch
 from pyswarm_netplugin.state import Egress, Link, State, Tunnel
 
 LARGEST_LOOPBACK_MTU_BYTES = 1500
@@ -25,10 +26,14 @@ _VXLAN = naming.OVERLAY_TUNNEL
 
 
 class LinuxKernel:
-    """The kernel below the calling thread; its network namespace is the host's."""
+    """The kernel below the calling thread; its network namespace is the host's.
 
-    def __init__(self, tag: str, namespace_directory: Path) -> None:
+    `joins`: sandboxes reach each other over the egress bridge, which else keeps them apart.
+    """
+
+    def __init__(self, tag: str, namespace_directory: Path, *, joins: bool = False) -> None:
         self._tag = tag
+        self._joins = joins
         self._namespaces = Namespaces(namespace_directory)
         self._bridge = naming.egress_bridge(tag)
         self._encoded: tuple[op.Balance, list[list[bytes]]] | None = None
@@ -61,7 +66,7 @@ class LinuxKernel:
 
     def observe(self) -> State:
         """Return what stands. Raises OSError."""
-        return observe.observe(self._namespaces, self._tag)
+        return observe.observe(self._namespaces, self._tag, joins=self._joins)
 
     def execute(self, operation: op.Operation) -> None:
         """Carry one operation out. Raises PyswarmError or OSError."""
@@ -74,6 +79,8 @@ class LinuxKernel:
                 self._make_egress(operation.egress)
             case op.RemoveEgress():
                 self._remove_egress()
+            case op.PublishPorts():
+                self._publish_ports(operation)
             case op.RemoveStray():
                 self._remove_stray(operation)
             case _:
@@ -155,7 +162,8 @@ class LinuxKernel:
                 with self._namespaces.inside(naming.OVERLAY_PREFIX + link.network_id):
                     _add_port(port, bridge, interface, descriptor, link)
             else:
-                _add_port(naming.egress_port(self._tag, sandbox_id), self._bridge, interface, descriptor, link)
+                port = naming.egress_port(self._tag, sandbox_id)
+                _add_port(port, self._bridge, interface, descriptor, link, joins=self._joins)
         with self._namespaces.inside(naming.SANDBOX_PREFIX + sandbox_id):
             index = socket.if_nametoindex(interface)
             messages = [links.link_up(interface), links.address_add(index, link.address)]
@@ -198,12 +206,24 @@ class LinuxKernel:
             netlink.send([links.link_mtu(self._bridge, egress.mtu_bytes), links.link_up(self._bridge)])
         _write_sysctl("ipv4/ip_forward", "1")
         with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-            netlink.send_whole(rules.host_batch(naming.host_table(self._tag), subnet_of(egress.address), self._bridge))
+            table, subnet = naming.host_table(self._tag), subnet_of(egress.address)
+            netlink.send_whole(rules.host_batch(table, subnet, self._bridge, joins=self._joins))
 
     def _remove_egress(self) -> None:
         _send([links.link_remove(self._bridge)], tolerated=_GONE)
         with contextlib.suppress(FileNotFoundError), NetlinkSocket(NETLINK_NETFILTER) as netlink:
             netlink.send_whole(nftables.batch([nftables.table_remove(naming.host_table(self._tag))]))
+
+    def _publish_ports(self, operation: op.PublishPorts) -> None:
+        with NetlinkSocket(NETLINK_ROUTE) as netlink:
+            bridge = observe.read_links(netlink).get(self._bridge)
+            addresses = observe.read_addresses(netlink).get(bridge.index, []) if bridge is not None else []
+        subnet = subnet_of(addresses[0]) if addresses else LOOPBACK
+        if operation.forwards:
+            _write_sysctl(f"ipv4/conf/{self._bridge}/route_localnet", "1")
+        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+            netlink.send_whole(ports_batch(naming.ports_table(self._tag), operation.forwards, subnet, self._bridge))
+            conntrack.forget_udp_to_ports(netlink, {p.host_port for p in operation.changed if p.protocol == "udp"})
 
     def _remove_stray(self, operation: op.RemoveStray) -> None:
         stray = operation.stray
@@ -224,7 +244,7 @@ def _send(messages: Sequence[bytes], tolerated: Sequence[int] = ()) -> None:
         netlink.send(messages, tolerated)
 
 
-def _add_port(port: str, bridge: str, interface: str, sandbox: int, link: Link) -> None:
+def _add_port(port: str, bridge: str, interface: str, sandbox: int, link: Link, *, joins: bool = False) -> None:
     mac = naming.mac_of(naming.address_of(link.address))
     add = links.veth_add(port, socket.if_nametoindex(bridge), interface, sandbox, mac, link.mtu_bytes)
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
@@ -233,8 +253,9 @@ def _add_port(port: str, bridge: str, interface: str, sandbox: int, link: Link) 
         except FileExistsError:
             netlink.send([links.link_remove(port)], tolerated=_GONE)
             netlink.send([add])
-        isolated = not link.network_id
-        netlink.send([links.port_static(port, is_isolated=isolated), links.port_address_add(socket.if_nametoindex(port), mac)])
+        is_isolated = not link.network_id and not joins
+        static = links.port_static(port, is_isolated=is_isolated, is_hairpin=joins)
+        netlink.send([static, links.port_address_add(socket.if_nametoindex(port), mac)])
 
 
 def _change_peers(operation: op.ChangePeers) -> None:

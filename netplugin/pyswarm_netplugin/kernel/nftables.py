@@ -45,6 +45,8 @@ _GOTO = -4 & 0xFFFFFFFF
 PREROUTING, FORWARD, OUTPUT, POSTROUTING = 0, 2, 3, 4
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _EQUAL, _NOT_EQUAL = 0, 1
+_FIB_ADDRESS_TYPE, _FIB_DESTINATION = 3, 2
+_LOCAL_ADDRESS = struct.pack("=I", 2)
 
 
 def _body(*parts: bytes) -> bytes:
@@ -172,6 +174,17 @@ def source_within(subnet: str) -> bytes:
     """Match packets from a subnet."""
     network = ipaddress.IPv4Network(subnet)
     return _payload(_NETWORK_HEADER, 12, 4) + _mask(network.netmask.packed) + _compare(network.network_address.packed)
+
+
+def destination_within(subnet: str) -> bytes:
+    """Match packets to a subnet."""
+    network = ipaddress.IPv4Network(subnet)
+    return _payload(_NETWORK_HEADER, 16, 4) + _mask(network.netmask.packed) + _compare(network.network_address.packed)
+
+
+def destination_is_local() -> bytes:
+    """Match packets to any address of this host."""
+    return _expression("fib", be32(1, 1), be32(2, _FIB_ADDRESS_TYPE), be32(3, _FIB_DESTINATION)) + _compare(_LOCAL_ADDRESS)
 
 
 def protocol_is(protocol: int) -> bytes:

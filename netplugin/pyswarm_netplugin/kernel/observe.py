@@ -13,6 +13,7 @@ from pyswarm_netplugin.kernel.links import MAIN_TABLE, NEIGHBOUR, NTF_SELF, SAND
 from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket, attributes, string
 from pyswarm_netplugin.kernel.rules import SERVICES, host_mark
+from pyswarm_netplugin.published_ports.rules import PORTS_MARK_PREFIX
 from pyswarm_netplugin.state import Egress, Link, Overlay, Sandbox, State, Stray, Tunnel
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
@@ -54,12 +55,13 @@ class Observation:
     egress: Egress | None = None
     sandboxes: dict[str, Sandbox] = field(default_factory=dict)
     strays: set[Stray] = field(default_factory=set)
+    ports_mark: str = ""
 
 
-def observe(namespaces: Namespaces, tag: str) -> State:
+def observe(namespaces: Namespaces, tag: str, *, joins: bool = False) -> State:
     """Return what stands. The calling thread must be in the host's namespace. Raises OSError."""
     seen = Observation(tag)
-    _host(seen)
+    _host(seen, joins)
     names = namespaces.names()
     seen.strays |= {Stray(kind="file", name=name) for name, is_live in names.items() if not is_live}
     living = [name for name, is_live in names.items() if is_live]
@@ -72,7 +74,13 @@ def observe(namespaces: Namespaces, tag: str) -> State:
             with namespaces.inside(name):
                 _sandbox(seen, name.removeprefix(naming.SANDBOX_PREFIX))
     _lonely_ports(seen)
-    return State(overlays=seen.overlays, sandboxes=seen.sandboxes, egress=seen.egress, strays=frozenset(seen.strays))
+    return State(
+        overlays=seen.overlays,
+        sandboxes=seen.sandboxes,
+        egress=seen.egress,
+        strays=frozenset(seen.strays),
+        ports_mark=seen.ports_mark,
+    )
 
 
 def read_links(netlink: NetlinkSocket) -> dict[str, LinkSeen]:
@@ -150,29 +158,35 @@ def _ports(found: dict[str, LinkSeen], bridge: LinkSeen | None) -> Ports:
     )
 
 
-def _host(seen: Observation) -> None:
+def _host(seen: Observation, joins: bool) -> None:
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         every = read_links(netlink)
         addresses = read_addresses(netlink)
     found = {name: link for name, link in every.items() if naming.is_egress_port(seen.tag, name)}
     bridge = every.get(naming.egress_bridge(seen.tag))
     seen.egress_ports = _ports(found, bridge)
+    chains = _host_chains()
+    own = chains.get(naming.host_table(seen.tag), set())
+    seen.ports_mark = next((c for c in chains.get(naming.ports_table(seen.tag), ()) if c.startswith(PORTS_MARK_PREFIX)), "")
     if bridge is not None:
         address = (addresses.get(bridge.index) or [""])[0]
-        seen.egress = Egress(address=address, mtu_bytes=bridge.mtu_bytes, has_rules=_has_host_rules(seen.tag, address))
-    elif _host_chains(seen.tag):
+        seen.egress = Egress(address=address, mtu_bytes=bridge.mtu_bytes, has_rules=_has_host_rules(seen.tag, address, own, joins))
+    elif own:
         seen.egress = Egress(address="", mtu_bytes=0, has_rules=False)
 
 
-def _host_chains(tag: str) -> set[str]:
+def _host_chains() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
     with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-        chains = [nftables.read_chain(body) for _, body in netlink.dump(nftables.GET_CHAIN, nftables.chains_request())]
-    return {chain for table, chain in chains if table == naming.host_table(tag)}
+        for _, body in netlink.dump(nftables.GET_CHAIN, nftables.chains_request()):
+            table, chain = nftables.read_chain(body)
+            found.setdefault(table, set()).add(chain)
+    return found
 
 
-def _has_host_rules(tag: str, address: str) -> bool:
+def _has_host_rules(tag: str, address: str, chains: set[str], joins: bool) -> bool:
     is_forwarding = _IP_FORWARD.read_text().strip() == "1"
-    return bool(address) and is_forwarding and host_mark(subnet_of(address), naming.egress_bridge(tag)) in _host_chains(tag)
+    return bool(address) and is_forwarding and host_mark(subnet_of(address), naming.egress_bridge(tag), joins=joins) in chains
 
 
 def _overlay(seen: Observation, network_id: str) -> None:

@@ -93,13 +93,13 @@ def _balancer(chain: str, backends: tuple[str, ...], set_id: int) -> list[bytes]
     return [*nft.address_list_add(table, set_id, backends), choice]
 
 
-def host_mark(subnet: str, bridge: str) -> str:
+def host_mark(subnet: str, bridge: str, *, joins: bool = False) -> str:
     """Return the name of an empty chain that says which rules the host's table holds."""
-    return f"rules_{digest(_RULES_VERSION, subnet, bridge)}"
+    return f"rules_{digest(_RULES_VERSION, subnet, bridge, *(['joined'] if joins else []))}"
 
 
-def host_batch(table: str, subnet: str, bridge: str) -> list[bytes]:
-    """Return the transaction that replaces the host's table."""
+def host_batch(table: str, subnet: str, bridge: str, *, joins: bool = False) -> list[bytes]:
+    """Return the transaction that replaces the host's table. `joins`: sandboxes may talk to each other over the bridge."""
     out = nft.interface_is(bridge, is_output=True)
     into = nft.interface_is(bridge)
     not_out = nft.interface_is(bridge, is_output=True, is_not=True)
@@ -109,11 +109,11 @@ def host_batch(table: str, subnet: str, bridge: str) -> list[bytes]:
             nft.table_add(table),
             nft.table_remove(table),
             nft.table_add(table),
-            nft.chain_add(table, host_mark(subnet, bridge)),
+            nft.chain_add(table, host_mark(subnet, bridge, joins=joins)),
             nft.base_chain_add(table, "postrouting", "nat", nft.POSTROUTING, _SOURCE_NAT),
             nft.rule_add(table, "postrouting", nft.source_within(subnet), not_out, nft.masquerade()),
             nft.base_chain_add(table, "forward", "filter", nft.FORWARD, _FILTER),
-            nft.rule_add(table, "forward", into, out, drop),
+            nft.rule_add(table, "forward", into, out, accept if joins else drop),
             nft.rule_add(table, "forward", into, accept),
             nft.rule_add(table, "forward", out, nft.is_known_connection(), accept),
             nft.rule_add(table, "forward", out, nft.is_published(), accept),

@@ -1,0 +1,1 @@
+"""Ports of this host that lead to sandboxes: choosing them, keeping other programs off them, and the rules."""

@@ -1,0 +1,37 @@
+"""Sockets that keep other programs of the host off published ports: bound, never read. Blocking; one thread at a time.
+
+Packets to a published port are led away before any socket could see them; without the reservation another program could believe
+that it serves the port.
+"""
+
+import socket
+from collections.abc import Iterable
+
+from pyswarm_netplugin.published_ports.records import PublishedPort
+
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+class Reservations:
+    """The ports that are reserved, in the network namespace of the threads that reserve them."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[PublishedPort, socket.socket] = {}
+
+    def reserve(self, port: PublishedPort) -> None:
+        """Take the port; fine when we have it. Raises OSError when it is not free."""
+        kind = _KINDS.get(port.protocol)
+        if port in self._sockets or kind is None:  # kernels without SCTP publish none
+            return
+        sock = socket.socket(socket.AF_INET, kind)
+        try:
+            sock.bind((port.host_address, port.host_port))
+        except OSError:
+            sock.close()
+            raise
+        self._sockets[port] = sock
+
+    def keep_only(self, ports: Iterable[PublishedPort]) -> None:
+        """Let go of all others."""
+        for port in set(self._sockets) - set(ports):
+            self._sockets.pop(port).close()
