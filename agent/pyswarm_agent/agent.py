@@ -6,6 +6,7 @@ disk and the reporter.
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -15,31 +16,40 @@ from typing import Any
 import structlog
 
 from pyswarm_agent.container_config import NodeInfo
+from pyswarm_agent.health.monitors import HealthMonitors
+from pyswarm_agent.health.rules import is_checked
+from pyswarm_agent.held_contents import HeldContents
 from pyswarm_agent.held_views import HeldViews
 from pyswarm_agent.image_use import content_in_use
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.persistence import failed_of, until_done
 from pyswarm_agent.reporter import StatusReporter
 from pyswarm_agent.runtime import Runtime
+from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_agent.session import SessionDialer, send_log
 from pyswarm_agent.task_container import TaskContainers, container_id_of
-from pyswarm_agent.task_machine import (
+from pyswarm_agent.task_events import (
     ClearTask,
     Event,
     ForgetTask,
     ReportStatus,
     TaskAssigned,
-    TaskMachine,
     TaskRemoved,
     TaskRestored,
 )
+from pyswarm_agent.task_files import container_files
+from pyswarm_agent.task_machine import TaskMachine
 from pyswarm_agent.task_store import StoredTask, TaskStore
 from pyswarm_agent.tunnel import join_tunnel
+from pyswarm_agent.volumes import VolumeStore
+from pyswarm_agent.volumes.mounting import ContainerMounts
 from pyswarm_agent.worker import Worker
 from pyswarm_common import wire
 from pyswarm_common.clock import Clock
-from pyswarm_common.errors import InvalidArgument, NotFound
+from pyswarm_common.container_spec import ContainerSpec
+from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.objects import NodeDescription
+from pyswarm_common.secret_spec import content_references
 from pyswarm_common.specs import TaskTemplate, decode_task_template
 from pyswarm_netplugin.driver import NetworkDriver
 
@@ -54,6 +64,8 @@ class Agent:
 
     images: ImageStore
     runtime: Runtime
+    health: HealthMonitors
+    volumes: VolumeStore
     network: NetworkDriver
     task_store: TaskStore
     clock: Clock
@@ -73,12 +85,21 @@ class Agent:
         self._reporter = StatusReporter()
         self._templates: dict[str, bytes] = {}
         self._unwritten: set[str] = set()
+        self._contents = HeldContents()
         self._views = HeldViews(self.network, self.clock, self._spawn)
         self._worker = Worker(
-            containers=TaskContainers(images=self.images, runtime=self.runtime, network=self.network, node=self.node),
+            containers=TaskContainers(
+                images=self.images,
+                runtime=self.runtime,
+                network=self.network,
+                node=self.node,
+                mounts=ContainerMounts(self.volumes),
+            ),
+            health=self.health,
             template_of=self._template_of,
             emit=self._emit,
             clock=self.clock,
+            files_of=self._files_of,
         )
         self._dialer = SessionDialer(
             self,
@@ -97,7 +118,7 @@ class Agent:
 
     async def run(self) -> None:
         """Run until cancelled. Raises Conflict when another agent works with the same records."""
-        with self.task_store.held_alone():
+        with self.task_store.held_alone(), self.images.kept_for(self._images_wanted):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._worker.run())
@@ -115,9 +136,15 @@ class Agent:
         for task in stored:
             self._templates[task.assignment.task_id] = task.template_json
             container = self.runtime.get(container_id_of(task.assignment.task_id))
-            was_started = container is not None and (container.state == "running" or container.started_at_ns > 0)
-            pid = container.pid if container is not None else 0
-            self._emit(TaskRestored(assignment=task.assignment, status=task.status, is_running=was_started, pid=pid))
+            was_started = container is not None and (container.is_live or container.started_at_ns > 0)
+            restored = TaskRestored(
+                assignment=task.assignment,
+                status=task.status,
+                is_running=was_started,
+                pid=container.pid if container is not None else 0,
+                awaits_health=container is not None and is_checked(container.config.healthcheck),
+            )
+            self._emit(restored)
         self._spawn(self._collect_garbage())
 
     def _task_ids_found(self) -> set[str]:
@@ -145,6 +172,7 @@ class Agent:
     def session_began(self) -> None:
         """Send again what the last session did not acknowledge."""
         self._reporter.restart()
+        self._contents.session_began()
 
     async def next_report(self) -> wire.StatusReport:
         """Wait for the next report."""
@@ -165,6 +193,7 @@ class Agent:
                 self._spawn(self._join_tunnel(message))
 
     async def _apply(self, message: wire.Assignments) -> None:
+        self._contents.take(message)
         await self._views.take(message)
         for task_id in message.removed_tasks:
             self._emit(TaskRemoved(task_id=task_id))
@@ -197,6 +226,20 @@ class Agent:
         if not template_json:
             raise InvalidArgument("the manager did not send the task's spec")
         return decode_task_template(template_json)
+
+    def _images_wanted(self) -> list[str]:
+        templates = [decode_task_template(template_json) for template_json in self._templates.values() if template_json]
+        return [template.container_spec.image for template in templates if template.container_spec is not None]
+
+    async def _files_of(self, task_id: str) -> tuple[PrivateFile, ...]:
+        """Return the files of a task's secrets and configs, once the manager has sent them. Raises NotFound, InvalidArgument."""
+        spec = self._template_of(task_id).container_spec or ContainerSpec()
+        references = content_references(spec)
+        if not references:
+            return ()
+        contents = await self._contents.wait_for({reference.id for reference in references})
+        assignment = self._machine.records[task_id].assignment
+        return await asyncio.to_thread(container_files, assignment, spec, contents, self.node())  # templates may be long
 
     def _emit(self, event: Event) -> None:
         for instruction in self._machine.handle(event, self.clock.now_ns()):
@@ -237,7 +280,7 @@ class Agent:
     async def _send_log(self, request: wire.OpenStream) -> None:
         address = self._dialer.connected_to
         if address is not None:
-            await failed_of(("send a log", lambda: send_log(address, request, self.tls(), self._lines_of(request.log))))
+            await failed_of(("send a log", lambda: send_log(address, request, self.tls(), self._log_of(request.log))))
 
     async def _join_tunnel(self, request: wire.OpenTunnel) -> None:
         address = next((manager.address for manager in self.managers() if manager.node_id == request.manager_id), None)
@@ -245,11 +288,10 @@ class Agent:
             tunnel = join_tunnel(address, request, self.tls(), self.engine_socket)
             await failed_of(("let a manager reach this node's API", lambda: tunnel))
 
-    def _lines_of(self, request: wire.LogRequest) -> AsyncIterator[wire.LogLine]:
-        try:
-            return self.runtime.logs(container_id_of(request.task_id), request)
-        except NotFound:
-            return _no_lines()
+    async def _log_of(self, request: wire.LogRequest) -> AsyncIterator[wire.LogPart]:
+        async with contextlib.aclosing(self.runtime.log_parts(container_id_of(request.task_id), request)) as parts:
+            async for part in parts:
+                yield part
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something until it ends or the agent does. It must not raise."""
@@ -257,10 +299,3 @@ class Agent:
             work.close()
             raise RuntimeError("the agent does not run")
         return self._group.create_task(work)
-
-
-async def _no_lines() -> AsyncIterator[wire.LogLine]:
-    """Yield the lines of a task that is not, or not yet, here."""
-    nothing: tuple[wire.LogLine, ...] = ()
-    for line in nothing:
-        yield line

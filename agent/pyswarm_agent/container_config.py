@@ -4,36 +4,42 @@ Source: SwarmKit `agent/exec/dockerapi/container.go` (what becomes of a Containe
 `daemon/commit.go` `merge` (what an image supplies).
 """
 
-import re
+import base64
+import binascii
 from collections.abc import Sequence
 from typing import Protocol
 
+from pyswarm_agent.health.merging import merge_healthcheck
 from pyswarm_agent.images import Image
+from pyswarm_agent.placeholders import NodeNames, Values, expand, placeholder_values
+from pyswarm_agent.resolver_config import resolv_conf, with_extra_hosts
 from pyswarm_agent.runtime.records import (
     DEFAULT_STOP_GRACE_PERIOD_S,
     DEFAULT_STOP_SIGNAL,
     ContainerConfig,
+    DeviceConfig,
+    LogConfig,
     MountConfig,
+    UlimitConfig,
 )
-from pyswarm_common.container_spec import ContainerSpec, Mount
-from pyswarm_common.errors import InvalidArgument, Unimplemented
+from pyswarm_common.container_spec import ContainerSpec, Privileges, SeccompOptions
+from pyswarm_common.errors import InvalidArgument, PermissionDenied
 from pyswarm_common.generic_resources import environment_of
-from pyswarm_common.objects import Record
-from pyswarm_common.specs import SECOND_NS, ResourceAmounts, TaskTemplate
+from pyswarm_common.host_access import HostAccess, host_access, refusals
+from pyswarm_common.objects import NodePermissions
+from pyswarm_common.specs import SECOND_NS, ResourceAmounts, ResourceRequirements, TaskTemplate
 from pyswarm_common.wire import TaskAssignment
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHORT_ID_LENGTH = 12
-_PLACEHOLDER = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}")
+_LONGEST_ENV = 6 << 20
+"""What the kernel gives a process at most, with its arguments."""
 
 
-class NodeInfo(Record, frozen=True, kw_only=True):
-    """What a container may be told of its node."""
+class NodeInfo(NodeNames, frozen=True, kw_only=True):
+    """What a container may be told of its node, and what it may have there."""
 
-    id: str
-    hostname: str
-    architecture: str = ""
-    os: str = "linux"
+    permissions: NodePermissions = NodePermissions()
 
 
 class Sandbox(Protocol):
@@ -62,14 +68,21 @@ def build_container_config(
     *,
     sandbox: Sandbox,
     node: NodeInfo,
+    mounts: Sequence[MountConfig] = (),
     layer_paths: Sequence[str],
     container_id: str,
 ) -> ContainerConfig:
-    """Return how to run the task's container. Raises InvalidArgument when nothing can make it right, Unimplemented."""
+    """Return how to run the task's container.
+
+    Raises InvalidArgument when nothing can make it right, PermissionDenied for what the node's operator does not allow.
+    """
     spec = template.container_spec or ContainerSpec()
-    values = _placeholder_values(assignment, node)
+    values = placeholder_values(assignment, node)
+    access = allowed_access(spec, node)
+    privileges = spec.privileges or Privileges()
     hostname = container_hostname(assignment, template, node) or _default_hostname(sandbox, node, container_id)
-    limits = (template.resources.limits if template.resources else None) or ResourceAmounts()
+    resources = template.resources or ResourceRequirements()
+    limits, reservations = resources.limits or ResourceAmounts(), resources.reservations or ResourceAmounts()
     return ContainerConfig(
         id=container_id,
         name=assignment.name,
@@ -87,9 +100,9 @@ def build_container_config(
         read_only=spec.read_only,
         tty=spec.tty,
         init=bool(spec.init),
-        mounts=tuple(_mount(mount, values) for mount in spec.mounts or ()),
-        resolv_conf=sandbox.resolv_conf,
-        hosts=_with_extra_hosts(sandbox.hosts, spec.hosts or []),
+        mounts=tuple(mounts),
+        resolv_conf=resolv_conf(sandbox.resolv_conf, spec.dns_config),
+        hosts=with_extra_hosts(sandbox.hosts, spec.hosts or []),
         cap_add=tuple(spec.capability_add or ()),
         cap_drop=tuple(spec.capability_drop or ()),
         memory_bytes=limits.memory_bytes,
@@ -97,27 +110,43 @@ def build_container_config(
         pids_limit=limits.pids,
         stop_signal=spec.stop_signal or image.config.stop_signal or DEFAULT_STOP_SIGNAL,
         stop_grace_period_s=_grace_period_s(spec),
+        log=_log(template),
+        healthcheck=merge_healthcheck(spec.healthcheck, image),
+        open_stdin=spec.open_stdin,
+        ulimits=tuple(UlimitConfig(name=u.name, soft=u.soft, hard=u.hard) for u in spec.ulimits or ()),
+        sysctls=spec.sysctls or {},
+        oom_score_adj=spec.oom_score_adj,
+        no_new_privileges=privileges.no_new_privileges,
+        seccomp=_seccomp(privileges.seccomp),
+        apparmor="unconfined" if privileges.app_armor is not None and privileges.app_armor.mode == "disabled" else "",
+        is_privileged=access.is_privileged,
+        devices=tuple(DeviceConfig(source=d.source, target=d.target, access=d.access) for d in access.devices),
+        cdi_devices=access.cdi_devices,
+        swap_bytes=resources.swap_bytes,
+        memory_swappiness=None if resources.memory_swappiness == -1 else resources.memory_swappiness,
+        memory_reservation_bytes=reservations.memory_bytes,
     )
 
 
 def container_hostname(assignment: TaskAssignment, template: TaskTemplate, node: NodeInfo) -> str:
     """Return the host name that the spec asks for, "" for none. Raises InvalidArgument for a bad placeholder."""
     spec = template.container_spec or ContainerSpec()
-    return expand(spec.hostname, _placeholder_values(assignment, node), "hostname")
+    return expand(spec.hostname, placeholder_values(assignment, node), "hostname")
 
 
-def expand(text: str, values: dict[str, str], field: str) -> str:
-    """Return `text` with its `{{.Service.Name}}` placeholders filled in. Raises InvalidArgument for any other one."""
+def allowed_access(spec: ContainerSpec, node: NodeInfo) -> HostAccess:
+    """Return what the container gets of its node. Raises PermissionDenied for what the operator does not allow, InvalidArgument.
 
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in values:
-            raise InvalidArgument(
-                f"expanding {field} failed: cannot evaluate {match.group(0)}; known are {', '.join(sorted(values))}"
-            )
-        return values[name]
-
-    return _PLACEHOLDER.sub(value, text)
+    Labels of the image do not count: who makes an image must not decide this.
+    """
+    access = host_access(spec.labels)
+    refused = refusals(access, node.permissions)
+    if refused:
+        what, options = " and ".join(r.what for r in refused), " ".join(r.option for r in refused)
+        raise PermissionDenied(
+            f"node {node.hostname or node.id} does not allow {what}: its operator can, by starting pyswarmd there with {options}"
+        )
+    return access
 
 
 def merge_env(*layers: Sequence[str]) -> tuple[str, ...]:
@@ -131,20 +160,6 @@ def merge_env(*layers: Sequence[str]) -> tuple[str, ...]:
             else:
                 merged.pop(name, None)
     return tuple(merged.values())
-
-
-def _placeholder_values(assignment: TaskAssignment, node: NodeInfo) -> dict[str, str]:
-    return {
-        ".Service.ID": assignment.service_id,
-        ".Service.Name": assignment.service_name,
-        ".Node.ID": node.id,
-        ".Node.Hostname": node.hostname,
-        ".Node.Platform.Architecture": node.architecture,
-        ".Node.Platform.OS": node.os,
-        ".Task.ID": assignment.task_id,
-        ".Task.Name": assignment.name,
-        ".Task.Slot": assignment.place,
-    }
 
 
 def _swarm_labels(assignment: TaskAssignment, node: NodeInfo) -> dict[str, str]:
@@ -170,9 +185,20 @@ def _merged_args(spec: ContainerSpec, image: Image) -> tuple[str, ...]:
     return entrypoint + args
 
 
-def _merged_env(spec: ContainerSpec, image: Image, values: dict[str, str], hostname: str) -> tuple[str, ...]:
+def _merged_env(spec: ContainerSpec, image: Image, values: Values, hostname: str) -> tuple[str, ...]:
     defaults = [DEFAULT_PATH, f"HOSTNAME={hostname}", *(["TERM=xterm"] if spec.tty else [])]
-    return merge_env(defaults, image.config.env, [expand(variable, values, "env") for variable in spec.env or ()])
+    return merge_env(defaults, image.config.env, _expanded_env(spec, values))
+
+
+def _expanded_env(spec: ContainerSpec, values: Values) -> list[str]:
+    found: list[str] = []
+    length = 0
+    for variable in spec.env or ():
+        found.append(expand(variable, values, "env"))
+        length += len(found[-1])
+        if length > _LONGEST_ENV:
+            raise InvalidArgument(f"expanding env failed: all variables together have more than {_LONGEST_ENV} characters")
+    return found
 
 
 def _default_hostname(sandbox: Sandbox, node: NodeInfo, container_id: str) -> str:
@@ -185,29 +211,22 @@ def _working_directory(path: str) -> str:
     return path
 
 
+def _log(template: TaskTemplate) -> LogConfig:
+    driver = template.log_driver
+    return LogConfig() if driver is None else LogConfig(driver=driver.name, options=driver.options or {})
+
+
 def _grace_period_s(spec: ContainerSpec) -> float:
     return DEFAULT_STOP_GRACE_PERIOD_S if spec.stop_grace_period is None else spec.stop_grace_period / SECOND_NS
 
 
-def _with_extra_hosts(hosts: str, extra: list[str]) -> str:
-    if not extra:
-        return hosts
-    separator = "" if not hosts or hosts.endswith("\n") else "\n"
-    return hosts + separator + "".join(f"{line}\n" for line in extra)
-
-
-def _mount(mount: Mount, values: dict[str, str]) -> MountConfig:
-    target = expand(mount.target, values, "mount target")
-    source = expand(mount.source, values, "mount source")
-    if not target.startswith("/"):
-        raise InvalidArgument(
-            f"invalid mount config for type {mount.type!r}: invalid mount path: '{target}' mount path must be absolute"
-        )
-    match mount.type:
-        case "bind":
-            return MountConfig(type="bind", source=source, target=target, read_only=mount.read_only)
-        case "tmpfs":
-            return MountConfig(type="tmpfs", target=target, read_only=mount.read_only)
-        case "volume":
-            raise Unimplemented(f"volume mounts are not offered yet: {target}")
-    raise InvalidArgument(f"mount type unknown: {mount.type!r}")
+def _seccomp(options: SeccompOptions | None) -> str:
+    """Return what the runtime is told: "", `unconfined`, or the JSON of a profile."""
+    if options is None or options.mode in ("", "default"):
+        return ""
+    if options.mode == "unconfined":
+        return "unconfined"
+    try:
+        return base64.b64decode(options.profile, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the seccomp profile is not base64 of a JSON text: {error}") from error

@@ -261,22 +261,29 @@ def _bytes(message: str | bytes) -> bytes:
     return message.encode() if isinstance(message, str) else message
 
 
-async def send_log(address: str, request: wire.OpenStream, tls: ssl.SSLContext, lines: AsyncIterator[wire.LogLine]) -> None:
-    """Dial the stream that a manager asked for and send the log lines there; a manager that hangs up ends it.
+async def send_log(address: str, request: wire.OpenStream, tls: ssl.SSLContext, parts: AsyncIterator[wire.LogPart]) -> None:
+    """Dial the stream that a manager asked for and send the log there; a manager that hangs up ends it.
 
-    Raises what reading the lines raises.
+    A log that cannot be read is told there. Raises what else comes of reading it.
     """
     path = f"{wire.STREAM_PATH}/{request.stream_id}"
     try:
         with contextlib.suppress(TimeoutError, WebSocketException, ConnectionError):
             async with open_websocket(address, path, tls, STREAM_PATIENCE) as socket:
                 # Who follows a log that is silent must notice the hang-up, too.
-                await wait_first(_send_lines(socket, lines), socket.wait_closed())
+                await wait_first(_send_parts(socket, parts), socket.wait_closed())
     finally:
-        if isinstance(lines, AsyncGenerator):
-            await lines.aclose()
+        if isinstance(parts, AsyncGenerator):
+            await parts.aclose()
 
 
-async def _send_lines(socket: websocket_client.ClientConnection, lines: AsyncIterator[wire.LogLine]) -> None:
-    async for line in lines:
-        await socket.send(wire.encode(line))
+async def _send_parts(socket: websocket_client.ClientConnection, parts: AsyncIterator[wire.LogPart]) -> None:
+    end = wire.LogPart(is_last=True)
+    try:
+        async for part in parts:
+            await socket.send(wire.encode(part))
+    except ConnectionError:
+        raise
+    except (PyswarmError, OSError) as error:
+        end = wire.LogPart(is_last=True, error=str(error))
+    await socket.send(wire.encode(end))

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pyswarm_agent.container_config import NodeInfo, build_container_config, container_hostname
+from pyswarm_agent.container_config import NodeInfo, allowed_access, build_container_config, container_hostname
 from pyswarm_agent.images import Image, ImageStore
 from pyswarm_agent.images.records import registry_auth_of_header
+from pyswarm_agent.placeholders import placeholder_values
+from pyswarm_agent.resolver_config import search_domains
 from pyswarm_agent.runtime import Runtime
-from pyswarm_common.container_spec import ContainerSpec
+from pyswarm_agent.task_mounts import task_mounts
+from pyswarm_agent.volumes.mounting import ContainerMounts
+from pyswarm_common.container_spec import ContainerSpec, DNSConfig
 from pyswarm_common.errors import InvalidArgument, NotFound
 from pyswarm_common.specs import TaskTemplate
 from pyswarm_common.wire import TaskAssignment
@@ -42,31 +46,45 @@ class TaskContainers:
     runtime: Runtime
     network: Network
     node: Callable[[], NodeInfo]
+    mounts: ContainerMounts
     starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
 
     async def make(self, assignment: TaskAssignment, template: TaskTemplate) -> str:
         """Make everything that the task's container needs, and the container; return its id. Idempotent."""
         container_id = container_id_of(assignment.task_id)
-        image = await self._image(template.container_spec or ContainerSpec())
+        spec = template.container_spec or ContainerSpec()
+        allowed_access(spec, self.node())  # before anything is fetched for a container that may not be
+        image = await self._image(spec)
         hostname = container_hostname(assignment, template, self.node()) or container_id[:12]
         async with self.starts:
-            request = SandboxRequest(id=assignment.task_id, hostname=hostname, attachments=assignment.attachments)
-            sandbox = await self.network.attach(request)
-            config = build_container_config(
-                assignment,
-                template,
-                image,
-                sandbox=sandbox,
-                node=self.node(),
-                layer_paths=[str(path) for path in self.images.layer_paths(image)],
-                container_id=container_id,
+            dns = spec.dns_config or DNSConfig()
+            request = SandboxRequest(
+                id=assignment.task_id,
+                hostname=hostname,
+                attachments=assignment.attachments,
+                search=search_domains(dns),
+                nameservers=tuple(dns.nameservers or ()),
             )
-            await self.runtime.create(config)
+            sandbox = await self.network.attach(request)
+            asked = task_mounts(spec, placeholder_values(assignment, self.node()))
+            async with self.mounts.prepared(asked, image.config.volumes, container_id) as mounts:
+                config = build_container_config(
+                    assignment,
+                    template,
+                    image,
+                    sandbox=sandbox,
+                    node=self.node(),
+                    mounts=mounts,
+                    layer_paths=[str(path) for path in self.images.layer_paths(image)],
+                    container_id=container_id,
+                )
+                await self.runtime.create(config)
         return container_id
 
     async def remove(self, task_id: str) -> None:
         """Remove the task's container and what was made for it, but for its network. Idempotent."""
         await self.runtime.remove(container_id_of(task_id))
+        await self.mounts.discard(container_id_of(task_id))
 
     async def _image(self, spec: ContainerSpec) -> Image:
         if not spec.image:

@@ -17,7 +17,7 @@ from pyswarm_cli.address import DEFAULT_HOST, socket_path, start_advice
 API_PREFIX = "/v1.41"
 ANSWER_TIMEOUT_S = 120.0
 _GRPC_PREFIX = re.compile(r"^rpc error: code = \w+ desc = ")
-_DOCKER_COMMAND = re.compile(r"\bdocker (?=(swarm|service|node|network|image|load|info)\b)")
+_DOCKER_COMMAND = re.compile(r"\bdocker (?=(swarm|service|node|network|image|volume|secret|config|load|info)\b)")
 
 
 class EngineError(click.ClickException):
@@ -45,13 +45,13 @@ class EngineClient:
         self._socket_path = socket_path(host)
         self._connection: _UnixConnection | None = None
 
-    def get(self, *path: str, **query: Any) -> Any:
+    def get(self, *path: str, headers: Any = None, **query: Any) -> Any:
         """GET: the segments of the path are quoted, `filters` may be a dict; returns the decoded JSON."""
-        return self._call("GET", path, query)
+        return self._call("GET", path, query, headers=headers)
 
-    def post(self, *path: str, body: Any = None, **query: Any) -> Any:
-        """POST a JSON body; returns the decoded JSON, None for an empty answer."""
-        return self._call("POST", path, query, None if body is None else json.dumps(body).encode())
+    def post(self, *path: str, body: Any = None, headers: Any = None, **query: Any) -> Any:
+        """POST a JSON body, with these headers (a mapping); returns the decoded JSON, None for an empty answer."""
+        return self._call("POST", path, query, None if body is None else json.dumps(body).encode(), headers)
 
     def delete(self, *path: str, **query: Any) -> Any:
         """DELETE; returns the decoded JSON, None for an empty answer."""
@@ -92,9 +92,16 @@ class EngineClient:
         finally:
             connection.close()
 
-    def _call(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: bytes | None = None) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        query: Mapping[str, Any],
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         target = _target(path, query)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {**({"Content-Type": "application/json"} if body is not None else {}), **(headers or {})}
         response = None
         if self._connection is not None and method == "GET":
             with suppress(EngineUnreachable):  # the daemon may have closed a connection that lay idle: try a new one

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from pyswarm_common.replacement_reasons import ReplacementReason
+from pyswarm_common.secret_spec import SecretSpec, decode_secret_spec
 from pyswarm_common.specs import (
     GenericResource,
     NetworkSpec,
@@ -57,6 +58,14 @@ class NodeTLS(Record, frozen=True, kw_only=True):
     """On managers: the bundle that its etcd member was started with."""
 
 
+class NodePermissions(Record, frozen=True, kw_only=True):
+    """What the node's operator allows containers there; devices as patterns such as `/dev/dri/*` and `nvidia.com/gpu=*`."""
+
+    allows_privileged: bool = False
+    devices: tuple[str, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+
+
 class NodeDescription(Record, frozen=True, kw_only=True):
     """What a node says of itself in its session."""
 
@@ -71,6 +80,7 @@ class NodeDescription(Record, frozen=True, kw_only=True):
     data_path_address: str = ""
     """The address that peers send VXLAN packets to."""
     tls: NodeTLS = NodeTLS()
+    permissions: NodePermissions = NodePermissions()
 
 
 NodeReadiness: TypeAlias = Literal["unknown", "down", "ready", "disconnected"]
@@ -287,6 +297,30 @@ class Network(Object, frozen=True, kw_only=True):
         return decode_network_spec(self.spec_json)
 
 
+class Content(Object, frozen=True, kw_only=True):
+    """Data that tasks get as a file: `spec_json` as posted but for the data, which no text form of the object shows."""
+
+    name: str = ""
+    spec_json: bytes = b"{}"
+    data: bytes = b""
+
+    @property
+    def spec(self) -> SecretSpec:
+        """The typed view, without the data."""
+        return decode_secret_spec(self.spec_json)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, name={self.name!r}, {len(self.data)} bytes)"
+
+
+class Secret(Content, frozen=True, kw_only=True):
+    """Content that the API never shows."""
+
+
+class Config(Content, frozen=True, kw_only=True):
+    """Content that the API shows."""
+
+
 class RootRotation(Record, frozen=True, kw_only=True):
     """A change of the root CA under way: the new root, and the new root's key signed by the old one."""
 
@@ -320,12 +354,14 @@ class Cluster(Object, frozen=True, kw_only=True):
     data_path_port: int = 4789
 
 
-AnyObject: TypeAlias = Node | Service | Task | TaskSpec | Network | Cluster
+AnyObject: TypeAlias = Node | Service | Task | TaskSpec | Network | Cluster | Secret | Config
 
 TYPE_OF_KIND: dict[str, type[AnyObject]] = {
     "clusters": Cluster,
+    "configs": Config,
     "nodes": Node,
     "networks": Network,
+    "secrets": Secret,
     "services": Service,
     "task_specs": TaskSpec,
     "tasks": Task,

@@ -172,6 +172,8 @@ class TaskAssignment(Record, frozen=True, kw_only=True):
     """Of a task without a slot: its node, which stands in the slot's place."""
     attachments: tuple[NetworkAttachment, ...] = ()
     generic_resources: tuple[GenericResource, ...] = ()
+    service_labels: dict[str, str] = {}
+    """Only if the task's spec has placeholders for them."""
 
     @property
     def place(self) -> str:
@@ -253,7 +255,8 @@ class Assignments(Message, frozen=True, kw_only=True):
     """Manager: tasks of this node. `is_complete`: whatever is not in it is gone; else a change of what was sent before.
 
     Task specs are sent before or with the first task that needs them; the agent forgets those that none of its tasks names.
-    Contents of secrets and configs, by id, likewise, until `removed_contents` names them; large ones travel in messages of their own.
+    Contents of secrets and configs, by id, likewise, until `removed_contents` names them. Those that come with or before a complete
+    set, in the same session, are all that the node is to have.
     Views: `views` whole (msgpack of NetworkView), `view_deltas` (msgpack of NetworkViewDelta); both are encoded once for
     all nodes.
     """
@@ -276,7 +279,11 @@ class StatusAcknowledgement(Message, frozen=True, kw_only=True):
 
 
 class LogRequest(Record, frozen=True, kw_only=True):
-    """Which log lines of a task are asked for. `tail` -1: all. Times in nanoseconds since the epoch, 0: unbounded."""
+    """Which log lines of a task are asked for. `tail` -1: all. Times in nanoseconds since the epoch, 0: unbounded.
+
+    `after`: only what follows this position of a `LogPart`; then `tail` counts for nothing. `part_bytes`: how large parts may be,
+    about.
+    """
 
     task_id: str
     follow: bool = False
@@ -285,6 +292,8 @@ class LogRequest(Record, frozen=True, kw_only=True):
     tail: int = -1
     since_ns: int = 0
     until_ns: int = 0
+    after: str = ""
+    part_bytes: int = 256 * 1024
 
 
 class OpenStream(Message, frozen=True, kw_only=True):
@@ -305,11 +314,24 @@ class OpenTunnel(Message, frozen=True, kw_only=True):
 
 
 class LogLine(Record, frozen=True, kw_only=True):
-    """One line of a task's log, a binary message of a stream: `stream` 1 is stdout, 2 stderr; with its newline if it had one."""
+    """One line of a task's log: `stream` 1 is stdout, 2 stderr; with its newline if it had one."""
 
     stream: int
     at_ns: int
     line: bytes
+
+
+class LogPart(Record, frozen=True, kw_only=True):
+    """The next lines of a task's log, a binary message of a stream.
+
+    `position`: where the log goes on after them, to be asked for if the stream breaks. `is_last`: that was all; a stream that
+    ends without saying so has broken. `error`: why there is no more, or nothing at all.
+    """
+
+    lines: tuple[LogLine, ...] = ()
+    position: str = ""
+    is_last: bool = False
+    error: str = ""
 
 
 class Goodbye(Message, frozen=True, kw_only=True):

@@ -11,14 +11,23 @@ from typing import Any
 
 import structlog
 
+from pyswarm_agent.events import EventBus
+from pyswarm_agent.health.monitors import HealthMonitors
+from pyswarm_agent.image_use import content_in_use
 from pyswarm_agent.images import ImageStore
+from pyswarm_agent.images.collector import ImageCollector
 from pyswarm_agent.runtime import ContainerRuntime
+from pyswarm_agent.runtime.access.container_access import ContainerAccess
+from pyswarm_agent.runtime.records import LogConfig
+from pyswarm_agent.volumes import LOCAL_DRIVER, VolumeStore
+from pyswarm_agent.volumes.use import volume_users
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, PyswarmError
 from pyswarm_common.waiting import wait_first
 from pyswarm_node.addresses import readdressed
 from pyswarm_node.certificate_check import check_certificate
 from pyswarm_node.config import DaemonConfig
+from pyswarm_node.local_containers import new_local_containers
 from pyswarm_node.member import ClusterMember, LocalParts
 from pyswarm_node.membership import Membership, MembershipStore
 from pyswarm_node.serving import bind_unix, serve
@@ -46,16 +55,19 @@ class Daemon:
         self.config.data_dir.mkdir(parents=True, exist_ok=True)
         self.config.runtime_dir.mkdir(parents=True, exist_ok=True)
         with exclusive(self.config.data_dir / "lock"):
-            self.local = LocalParts(
-                images=ImageStore(self.config.data_dir, insecure_registries=self.config.insecure_registries),
-                runtime=ContainerRuntime(
-                    data_dir=self.config.data_dir,
-                    runtime_dir=self.config.runtime_dir,
-                    instance_tag=self.config.instance_tag,
-                    clock=self.clock,
-                ),
+            runtime = ContainerRuntime(
+                data_dir=self.config.data_dir,
+                runtime_dir=self.config.runtime_dir,
+                instance_tag=self.config.instance_tag,
+                clock=self.clock,
+                log_default=LogConfig(driver=self.config.log_driver, options=dict(self.config.log_options)),
             )
+            access = ContainerAccess(runtime)
+            self.local = self._local_parts(runtime, access)
             await self.local.runtime.start()
+            await access.start()
+            single = asyncio.ensure_future(self.local.single.run())
+            await wait_first(single, self.local.single.wait_running())
             membership = self.read_membership()
             if membership is None:
                 self.files.forget_unfinished()
@@ -67,6 +79,7 @@ class Daemon:
             else:
                 self._keep_member(membership)
             api = asyncio.ensure_future(serve(app_of(self), [bind_unix(self.config.api_socket)]))
+            collecting = asyncio.ensure_future(self._image_collector().run())
             _log.info("daemon.started", socket=str(self.config.api_socket))
             try:
                 await wait_first(api, stop.wait())
@@ -74,10 +87,40 @@ class Daemon:
                 await self.end_member()
                 self.files.put_keys_away()
                 await _cancel(api)
+                await _cancel(collecting)
+                await _cancel(single)
+                await self.local.health.close()
+                await access.close()
                 await self.local.runtime.close()
+                await self.local.volumes.close()
                 await self.local.images.close()
                 self.config.api_socket.unlink(missing_ok=True)
                 _log.info("daemon.stopped")
+
+    def _local_parts(self, runtime: ContainerRuntime, access: ContainerAccess) -> LocalParts:
+        config = self.config
+        images = ImageStore(config.data_dir, insecure_registries=config.insecure_registries, mirrors=config.registry_mirrors)
+        health = HealthMonitors(runtime, access, self.clock)
+        volumes = VolumeStore(config.data_dir, self.clock, lambda: volume_users(runtime))
+        events = EventBus(self.clock)
+        volumes.on_event = lambda action, volume: events.publish("volume", action, volume.name, {"driver": LOCAL_DRIVER})
+        single = new_local_containers(
+            config,
+            images=images,
+            runtime=runtime,
+            volumes=volumes,
+            health=health,
+            events=events,
+            clock=self.clock,
+            hostname=lambda: self.hostname,
+        )
+        return LocalParts(
+            images=images, runtime=runtime, access=access, health=health, volumes=volumes, single=single, events=events
+        )
+
+    def _image_collector(self) -> ImageCollector:
+        images, runtime = self.local.images, self.local.runtime
+        return ImageCollector(images, lambda: content_in_use(images, runtime), self.clock, self.config.image_gc)
 
     def read_membership(self) -> Membership | None:
         """Return the membership; when it is damaged, one without a node id, and `error` says what to do about it."""

@@ -5,7 +5,7 @@ import platform
 import socket
 from pathlib import Path
 
-from pyswarm_common.objects import NodeDescription, NodeResources
+from pyswarm_common.objects import NodeDescription, NodePermissions, NodeResources
 from pyswarm_common.specs import GenericResource
 
 NANO_CPUS_PER_CPU = 1_000_000_000
@@ -13,7 +13,12 @@ _PROCESS_LIMITS = (Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/thre
 
 
 def describe_node(
-    *, hostname: str, engine_version: str, data_path_address: str, generic_resources: tuple[GenericResource, ...] = ()
+    *,
+    hostname: str,
+    engine_version: str,
+    data_path_address: str,
+    generic_resources: tuple[GenericResource, ...] = (),
+    permissions: NodePermissions = NodePermissions(),
 ) -> NodeDescription:
     """Return the node's description; resources are those of the whole machine, and what its operator declared."""
     return NodeDescription(
@@ -23,6 +28,7 @@ def describe_node(
         resources=describe_resources(generic_resources),
         engine_version=engine_version,
         data_path_address=data_path_address,
+        permissions=permissions,
     )
 
 

@@ -50,8 +50,8 @@ from pyswarm_manager.forwarding.leader_view import LeaderView
 from pyswarm_manager.log_broker import LogBroker
 from pyswarm_manager.orchestration import orchestration_loops
 from pyswarm_manager.peer_health import HealthClient, PeerHealth
-from pyswarm_manager.recovery.restoring import RestoredCluster, write_restored
 from pyswarm_manager.reach.tunnels import NodeTunnels
+from pyswarm_manager.recovery.restoring import RestoredCluster, write_restored
 from pyswarm_manager.role_manager.admission import Admission
 from pyswarm_manager.role_manager.loop import RoleManager
 from pyswarm_manager.role_manager.members import EtcdMembers
@@ -91,8 +91,8 @@ class ManagerRunner:
         directory: ManagerDirectory,
         on_newer: Callable[[ManagerAddress, int], None],
         keeper: CertificateKeeper,
-        pin_image: ImagePinner,
         new: NewCluster | RestoredCluster | None = None,
+        pin_image: ImagePinner | None = None,
     ) -> None:
         self._files = files
         self._membership = membership
@@ -256,7 +256,7 @@ class ManagerRunner:
                 leader_requests,
                 tunnels,
                 dispatcher.send_to_node,
-                ImagePinning(self._pin_image, self._clock),
+                ImagePinning(self._pin_image, self._clock) if self._pin_image is not None else None,
             )
             group.create_task(peer_health.run())
             if self._new is None:

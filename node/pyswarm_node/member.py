@@ -12,11 +12,16 @@ import structlog
 
 from pyswarm_agent.agent import Agent
 from pyswarm_agent.container_config import NodeInfo
+from pyswarm_agent.events import EventBus
+from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.images.records import registry_auth_of_header
+from pyswarm_agent.local_containers.keeper import LocalContainers
 from pyswarm_agent.runtime import ContainerRuntime
+from pyswarm_agent.runtime.access.container_access import ContainerAccess
 from pyswarm_agent.session import client_tls
 from pyswarm_agent.task_store import TaskStore
+from pyswarm_agent.volumes import VolumeStore
 from pyswarm_common.clock import Clock
 from pyswarm_common.failpoints import failpoint
 from pyswarm_common.objects import NodeDescription
@@ -48,6 +53,11 @@ class LocalParts:
 
     images: ImageStore
     runtime: ContainerRuntime
+    access: ContainerAccess
+    health: HealthMonitors
+    volumes: VolumeStore
+    single: LocalContainers
+    events: EventBus
 
 
 class ClusterMember:
@@ -74,6 +84,7 @@ class ClusterMember:
             engine_version=ENGINE_VERSION,
             data_path_address=membership.data_path_address,
             generic_resources=config.generic_resources,
+            permissions=config.permissions,
         )
         self._listener = listener
         self._new = new
@@ -110,6 +121,8 @@ class ClusterMember:
         agent = self._agent = Agent(
             images=self._local.images,
             runtime=self._local.runtime,
+            health=self._local.health,
+            volumes=self._local.volumes,
             network=self._network,
             task_store=TaskStore(self._config.data_dir / "tasks"),
             clock=self._clock,
@@ -164,10 +177,12 @@ class ClusterMember:
         return await self._local.images.pin(image, auth=registry_auth_of_header(registry_auth))
 
     async def remove_everything(self) -> None:
-        """When the node leaves, instead of `run`: no container, sandbox, link or rule of the cluster stays."""
+        """When the node leaves, instead of `run`: no container, link or rule of the cluster stays; single containers do."""
         await self._network.start()
         for record in self._local.runtime.list():
-            await self._local.runtime.remove(record.config.id)
+            if self._local.single.get(record.config.id) is None:
+                await self._local.runtime.remove(record.config.id)
+                await self._local.volumes.remove_of(record.config.id)
         await self._network.teardown()
 
     def _describe(self) -> NodeDescription:
@@ -179,7 +194,14 @@ class ClusterMember:
             self._agent.describe_again()
 
     def _node_info(self) -> NodeInfo:
-        return NodeInfo(id=self.membership.node_id, hostname=self._description.hostname)
+        own = self._description
+        return NodeInfo(
+            id=self.membership.node_id,
+            hostname=own.hostname,
+            architecture=own.architecture,
+            os=own.os,
+            permissions=own.permissions,
+        )
 
     def _client_tls(self) -> ssl.SSLContext:
         files = self._files

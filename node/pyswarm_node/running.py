@@ -15,6 +15,7 @@ from pyswarm_common.clock import SystemClock
 from pyswarm_node.api.app import create_app
 from pyswarm_node.config import DaemonConfig
 from pyswarm_node.daemon import Daemon
+from pyswarm_node.event_loop import DaemonLoop
 from pyswarm_node.swarm_control import SwarmControl
 
 
@@ -22,7 +23,7 @@ def run_daemon(config: DaemonConfig, log_level: str) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises PyswarmError when it cannot start."""
     configure_logging(log_level)
     gc.freeze()  # the modules stay for good: a full collection, which halts the event loop, need not look at them
-    uvloop.run(_run(config))
+    uvloop.run(_run(config), loop_factory=DaemonLoop)
 
 
 def configure_logging(level: str) -> None:

@@ -43,7 +43,10 @@ class SwarmControl:
         self._daemon = daemon
         self._busy = asyncio.Lock()
         self._resources = describe_resources(daemon.config.generic_resources)
-        self.agent = AgentServices(daemon.local.images, daemon.local.runtime, daemon.clock)
+        parts = daemon.local
+        self.agent = AgentServices(
+            parts.images, parts.runtime, parts.volumes, parts.health, parts.access, parts.single, parts.events, daemon.clock
+        )
 
     @property
     def manager(self) -> "ManagerServices | None":
@@ -57,7 +60,11 @@ class SwarmControl:
         daemon = self._daemon
         membership = daemon.read_membership()
         state = LocalState(
-            swarm_state="inactive", hostname=daemon.hostname, resources=self._resources, data_dir=daemon.config.data_dir
+            swarm_state="inactive",
+            hostname=daemon.hostname,
+            resources=self._resources,
+            data_dir=daemon.config.data_dir,
+            log_driver=daemon.config.log_driver,
         )
         if membership is None:
             return state

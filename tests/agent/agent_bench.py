@@ -8,16 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+from fake_probes import FakeProbes
 from image_builder import BuiltImage, Entry, make_layer, write_docker_archive
 
 from pyswarm_agent.agent import Agent
 from pyswarm_agent.container_config import NodeInfo
+from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.runtime.fake import FakeContainerRuntime, FakeProgram
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord
 from pyswarm_agent.session import client_tls
 from pyswarm_agent.task_container import container_id_of
 from pyswarm_agent.task_store import TaskStore
+from pyswarm_agent.volumes import VolumeStore
+from pyswarm_agent.volumes.use import volume_users
 from pyswarm_common import wire
 from pyswarm_common.clock import ManualClock
 from pyswarm_common.objects import NetworkAttachment, NodeDescription, TaskStatus
@@ -89,10 +93,13 @@ class Bench:
         self.kernel = FakeKernel()
         self.dns = FakeDNS()
         self.images = ImageStore(directory)
+        self.volumes = VolumeStore(directory, self.clock, lambda: volume_users(self.runtime))
         self.reports: list[tuple[str, TaskStatus]] = []
         self._told = asyncio.Event()
         self.driver: NetworkDriver
         self.agent: Agent
+        self.probes = FakeProbes(self.clock)
+        self.health: HealthMonitors
         self._running: list[asyncio.Task[None]] = []
 
     def _program_of(self, config: ContainerConfig) -> FakeProgram:
@@ -114,6 +121,8 @@ class Bench:
         return Agent(
             images=self.images,
             runtime=self.runtime,
+            health=self.health,
+            volumes=self.volumes,
             network=self.driver,
             task_store=TaskStore(self.directory / "tasks"),
             clock=self.clock,
@@ -130,6 +139,7 @@ class Bench:
         self.driver = self.new_driver()
         await self.driver.start()
         await self.runtime.start()
+        self.health = HealthMonitors(self.runtime, self.probes, self.clock)
         self.agent = self.new_agent()
         self._running = [asyncio.create_task(self.agent.run()), asyncio.create_task(self._take_reports())]
         await self.clock.advance(0)
@@ -139,6 +149,7 @@ class Bench:
         for task in self._running:
             task.cancel()
         ended = await asyncio.gather(*self._running, return_exceptions=True)
+        await self.health.close()
         await self.runtime.close()
         await self.driver.close()
         for error in ended:

@@ -12,7 +12,9 @@ from websockets.asyncio.server import ServerConnection
 
 from pyswarm_agent.runtime.fake import FakeProgram
 from pyswarm_agent.session import send_log
+from pyswarm_agent.task_container import container_id_of
 from pyswarm_common import wire
+from pyswarm_common.log_drivers import not_readable
 from pyswarm_common.task_states import TaskState
 
 LOG = wire.OpenStream(stream_id="abc", log=wire.LogRequest(task_id="t1", follow=True))
@@ -32,7 +34,7 @@ class LogManager:
 
     def __init__(self, request: wire.OpenStream) -> None:
         self.request = request
-        self.lines: list[wire.LogLine] = []
+        self.parts: list[wire.LogPart] = []
         self.stream_ended = asyncio.Event()
 
     async def talk(self, socket: ServerConnection) -> None:
@@ -46,18 +48,18 @@ class LogManager:
         assert socket.request.path == f"{wire.STREAM_PATH}/{self.request.stream_id}"
         try:
             async for data in socket:
-                self.lines.append(msgspec.msgpack.decode(bytes(data), type=wire.LogLine))
+                self.parts.append(msgspec.msgpack.decode(bytes(data), type=wire.LogPart))
         finally:
             self.stream_ended.set()
 
 
 @pytest.mark.parametrize("follow", [False, True])
-async def test_the_log_of_an_unknown_task_is_empty(bench: Bench, certificates: Certificates, follow: bool) -> None:
+async def test_the_log_of_an_unknown_task_cannot_be_read(bench: Bench, certificates: Certificates, follow: bool) -> None:
     served = LogManager(wire.OpenStream(stream_id="abc", log=wire.LogRequest(task_id="nobody", follow=follow)))
     async with manager(certificates, served.talk) as address:
         with connected(bench, certificates, address):
             await bench.until(served.stream_ended.is_set, advancing_s=0.1)
-    assert served.lines == []
+    assert served.parts == [wire.LogPart(is_last=True, error=f"No such container: {container_id_of('nobody')}")]
     await bench.run_task("t1")
 
 
@@ -69,16 +71,17 @@ async def test_a_log_is_sent_to_its_end(bench: Bench, certificates: Certificates
     async with manager(certificates, served.talk) as address:
         with connected(bench, certificates, address):
             await bench.until(served.stream_ended.is_set, advancing_s=0.1)
-    assert [(line.stream, line.line) for line in served.lines] == list(lines)
+    assert [(line.stream, line.line) for part in served.parts for line in part.lines] == list(lines)
+    assert [part.is_last for part in served.parts] == [False] * (len(served.parts) - 1) + [True]
 
 
 async def test_whoever_follows_a_silent_log_notices_the_hang_up(certificates: Certificates) -> None:
     ended = asyncio.Event()
 
-    async def silence() -> AsyncIterator[wire.LogLine]:
+    async def silence() -> AsyncIterator[wire.LogPart]:
         try:
             await asyncio.Event().wait()
-            yield wire.LogLine(stream=1, at_ns=0, line=b"")
+            yield wire.LogPart()
         finally:
             ended.set()
 
@@ -93,17 +96,30 @@ async def test_whoever_follows_a_silent_log_notices_the_hang_up(certificates: Ce
 async def test_a_log_that_cannot_be_read_does_not_end_the_agent(bench: Bench, certificates: Certificates) -> None:
     await bench.run_task("t1")
 
-    async def broken(*_: object) -> AsyncIterator[wire.LogLine]:
-        yield wire.LogLine(stream=1, at_ns=0, line=b"x")
+    async def broken(*_: object) -> AsyncIterator[wire.LogPart]:
+        yield wire.LogPart(lines=(wire.LogLine(stream=1, at_ns=0, line=b"x"),))
         raise KeyError("surprise")
 
-    bench.runtime.logs = broken  # type: ignore[method-assign,assignment]
+    bench.runtime.log_parts = broken  # type: ignore[method-assign,assignment]
     served = LogManager(LOG)
     async with manager(certificates, served.talk) as address:
         with connected(bench, certificates, address):
             await bench.until(served.stream_ended.is_set, advancing_s=0.1)
-    assert len(served.lines) == 1
+    assert [len(part.lines) for part in served.parts] == [1]
     await bench.run_task("t2")
+
+
+async def test_why_a_log_cannot_be_read_is_told(bench: Bench, certificates: Certificates) -> None:
+    async def unreadable(*_: object) -> AsyncIterator[wire.LogPart]:
+        raise not_readable()
+        yield
+
+    bench.runtime.log_parts = unreadable  # type: ignore[method-assign,assignment]
+    served = LogManager(LOG)
+    async with manager(certificates, served.talk) as address:
+        with connected(bench, certificates, address):
+            await bench.until(served.stream_ended.is_set, advancing_s=0.1)
+    assert served.parts == [wire.LogPart(is_last=True, error="configured logging driver does not support reading")]
 
 
 async def test_what_a_broken_session_did_not_store_is_reported_in_the_next_one(bench: Bench, certificates: Certificates) -> None:

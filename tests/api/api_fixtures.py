@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from agent_parts import agent_parts
 from api_server import MANAGER_ID, MEMORY_BYTES, WORKER_ID, node, served
 
-from pyswarm_agent.api.agent_services import AgentServices
-from pyswarm_agent.images import ImageStore
+from pyswarm_agent.runtime.access.fake import FakeContainerAccess
 from pyswarm_agent.runtime.fake import FakeContainerRuntime
 from pyswarm_common import pki
 from pyswarm_common.clock import SystemClock
@@ -56,7 +56,6 @@ async def store(root_pem: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def control(store: Store, tmp_path: Path) -> AsyncIterator[FakeNodeControl]:
-    images = ImageStore(tmp_path)
     broker = LogBroker(store, lambda node_id, message: False)
     local = LocalState(
         swarm_state="active",
@@ -70,9 +69,9 @@ async def control(store: Store, tmp_path: Path) -> AsyncIterator[FakeNodeControl
     )
     runtime = FakeContainerRuntime(SystemClock())
     manager = ManagerServices(store, broker, SystemClock(), lambda: MANAGER_ID, lambda _: "reachable")
-    yield FakeNodeControl(local, AgentServices(images, runtime), manager)
-    await runtime.close()
-    await images.close()
+    async with agent_parts(tmp_path, runtime, FakeContainerAccess(runtime)) as agent:
+        yield FakeNodeControl(local, agent, manager)
+        await runtime.close()
 
 
 @pytest.fixture

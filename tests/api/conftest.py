@@ -1,5 +1,6 @@
 """The API's fixtures, for the tests of this folder."""
 
 from api_fixtures import api_socket, client, control, golden, root_pem, store
+from scripted_agents import agents, service
 
-__all__ = ["api_socket", "client", "control", "golden", "root_pem", "store"]
+__all__ = ["agents", "api_socket", "client", "control", "golden", "root_pem", "service", "store"]

@@ -7,7 +7,7 @@ class DockerCLI:
     """Runs the docker CLI against a socket."""
 
     def __init__(self, socket_path: str) -> None:
-        self._environment = {"DOCKER_HOST": f"unix://{socket_path}", "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
+        self.environment = {"DOCKER_HOST": f"unix://{socket_path}", "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
 
     async def __call__(self, *arguments: str) -> str:
         """Return what the command prints; it must succeed."""
@@ -18,7 +18,7 @@ class DockerCLI:
     async def run(self, *arguments: str) -> tuple[int, str, str]:
         """Return exit code, standard output and standard error."""
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec("docker", *arguments, stdout=pipe, stderr=pipe, env=self._environment)
+        process = await asyncio.create_subprocess_exec("docker", *arguments, stdout=pipe, stderr=pipe, env=self.environment)
         output, errors = await process.communicate()
         assert process.returncode is not None
         return process.returncode, output.decode(), errors.decode()

@@ -122,7 +122,7 @@ async def test_a_log_ends_with_its_reason_when_another_manager_leads(managers: M
         publisher = managers.first.broker.accept(opened.stream_id)
         assert publisher is not None
         chunks = answer.aiter_raw()
-        assert await publisher.publish(wire.LogLine(at_ns=1, stream=1, line=b"one\n"))
+        assert await publisher.publish(wire.LogPart(lines=(wire.LogLine(at_ns=1, stream=1, line=b"one\n"),)))
         assert await anext(chunks) == b"\x01\0\0\0\0\0\0\x04one\n"
         await managers.elect(2)
         async with asyncio.timeout(5):

@@ -308,7 +308,7 @@ async def test_logs_flow_through_a_follower_and_end_with_their_reader(managers: 
             assert publisher is not None
             chunks = answer.aiter_raw()
             for text in (b"one\n", b"two\n"):
-                assert await publisher.publish(wire.LogLine(at_ns=1, stream=1, line=text))
+                assert await publisher.publish(wire.LogPart(lines=(wire.LogLine(at_ns=1, stream=1, line=text),)))
                 assert await anext(chunks) == b"\x01\0\0\0\0\0\0\x04" + text
         async with asyncio.timeout(5):
             await publisher.wait_reader_gone()

@@ -232,12 +232,3 @@ async def test_init_join_and_leave(client: httpx.AsyncClient, control: FakeNodeC
     assert control.requests[-1] == ("join", {"JoinToken": "x"})
     worker = await client.get("/services")
     assert worker.json()["message"].startswith("This node is not a swarm manager. Worker nodes can't be used")
-
-
-async def test_secrets_and_configs_are_honestly_absent(client: httpx.AsyncClient) -> None:
-    for noun in ("secret", "config"):
-        assert (await client.get(f"/{noun}s")).json() == []
-        assert (await client.post(f"/{noun}s/create", json={})).status_code == 501
-        for method in ("GET", "DELETE"):
-            answer = await client.request(method, f"/{noun}s/x")
-            assert (answer.status_code, answer.json()) == (404, {"message": f"{noun} x not found"})

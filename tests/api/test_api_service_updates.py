@@ -119,7 +119,7 @@ async def test_empty_update_rules_mean_all_at_once_and_are_shown_so(client: http
     ("privileges", "warnings"),
     [
         ({"CredentialSpec": None, "SELinuxContext": None, "NoNewPrivileges": False}, None),  # as `docker stack deploy` posts it
-        ({"SELinuxContext": {"Disable": True}}, ["Privileges is stored but has no effect yet"]),
+        ({"SELinuxContext": {"Disable": True}}, ["SELinuxContext is stored but has no effect"]),
     ],
 )
 async def test_only_what_says_something_is_warned_of(

@@ -327,7 +327,7 @@ REFUSALS = [
     (service_spec(RestartPolicy={"Delay": -1}), 400, "restart-delay cannot be negative"),
     (service_spec(RestartPolicy={"Condition": "often"}), 400, 'invalid RestartCondition: "often"'),
     (service_spec(Runtime="plugin"), 400, 'runtime "plugin" is not supported'),
-    (service_spec(ContainerSpec={"Image": "a", "Secrets": [{"SecretName": "s"}]}), 501, "giving secrets to a service"),
+    (service_spec(ContainerSpec={"Image": "a", "Secrets": [{"SecretName": "s"}]}), 400, "malformed secret reference"),
     (
         {"EndpointSpec": {"Ports": [{"TargetPort": 80, "PublishedPort": 1}, {"TargetPort": 81, "PublishedPort": 1}]}},
         400,

@@ -92,7 +92,7 @@ async def test_cli_errors_are_readable(docker_cli: DockerCLI) -> None:
         ("swarm leave", "Removing the last manager erases all current state of the swarm."),
         ("node promote nosuch", "node nosuch not found|No such node: nosuch"),  # as above
         ("inspect nosuch", "No such object: nosuch"),
-        ("run alpine true", "single containers are not supported yet"),
+        ("create --pull never alpine true", "No such image: alpine:latest"),
         ("service logs nosuch", "no such task or service: nosuch"),
     ):
         code, _, errors = await docker_cli.run(*command.split())

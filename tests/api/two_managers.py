@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from agent_parts import agent_parts
 from api_server import MEMORY_BYTES, node, served
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,8 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from tls_certificates import Certificates
 
-from pyswarm_agent.api.agent_services import AgentServices
-from pyswarm_agent.images import ImageStore
+from pyswarm_agent.runtime.access.fake import FakeContainerAccess
 from pyswarm_agent.runtime.fake import FakeContainerRuntime
 from pyswarm_common import wire
 from pyswarm_common.clock import SystemClock
@@ -98,10 +98,10 @@ async def manager(cluster: MemoryCluster, number: int, certificates: Certificate
             node_id=name,
             is_manager=True,
         )
-        images, runtime = ImageStore(folder), FakeContainerRuntime(SystemClock())
-        stack.push_async_callback(images.close)
+        runtime = FakeContainerRuntime(SystemClock())
         stack.push_async_callback(runtime.close)
-        control = FakeNodeControl(local, AgentServices(images, runtime), services)
+        agent = await stack.enter_async_context(agent_parts(folder, runtime, FakeContainerAccess(runtime)))
+        control = FakeNodeControl(local, agent, services)
         transport = httpx.ASGITransport(create_app(control))
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=20))
         made = Manager(

@@ -141,7 +141,7 @@ def test_a_task_that_becomes_unhealthy_is_replaced(software: Cluster, service_na
     assert "unhealthy" in former["Status"]["Err"]
 
 
-def test_a_task_is_reached_from_a_manager_on_another_host(software: Cluster, service_name: str, tmp_path: Path) -> None:
+def test_a_task_is_reached_from_a_manager_on_another_host(software: Cluster, service_name: str) -> None:
     cluster = software
     cluster.pyswarm(
         "service", "create", "--name", service_name, "--constraint", "node.hostname==n2", "--network", "app", cluster.image("nginx")
@@ -154,11 +154,10 @@ def test_a_task_is_reached_from_a_manager_on_another_host(software: Cluster, ser
     failed = cluster.pyswarm("exec", service_name, "sh", "-c", "echo out; echo err >&2; exit 7", check=False)
     assert (failed.returncode, failed.stdout, failed.stderr) == (7, "out\n", "err\n")
 
-    (tmp_path / "up").mkdir()
-    (tmp_path / "up/file").write_text("carried\n")
-    cluster.pyswarm("cp", str(tmp_path / "up"), f"{service_name}:/tmp/up")
-    cluster.pyswarm("cp", f"{service_name}:/tmp/up/file", str(tmp_path / "back"))
-    assert (tmp_path / "back").read_text() == "carried\n"
+    manager.run(["sh", "-c", "mkdir /tmp/up && echo carried > /tmp/up/file"])
+    cluster.pyswarm("cp", "/tmp/up", f"{service_name}:/tmp/up")
+    cluster.pyswarm("cp", f"{service_name}:/tmp/up/file", "/tmp/back")
+    assert manager.run(["cat", "/tmp/back"]).stdout == "carried\n"
 
     assert "nginx: worker process" in cluster.pyswarm("top", service_name).stdout
     figures = json.loads(cluster.pyswarm("stats", "--no-stream", "--format", "json", service_name).stdout)
@@ -170,34 +169,50 @@ def test_a_port_of_a_task_is_forwarded(software: Cluster, service_name: str) -> 
     cluster = software
     cluster.pyswarm("service", "create", "--name", service_name, "--constraint", "node.hostname==n3", cluster.image("nginx"))
     cluster.wait_running(service_name, 1)
-    forwarding = cluster.manager.popen(["pyswarm", "port-forward", service_name, "0:80"])
+    with cluster.manager.popen(["pyswarm", "port-forward", service_name, "0:80"]) as forwarding:
+        try:
+            assert forwarding.stdout is not None
+            port = forwarding.stdout.readline().split(":")[1].split(" ")[0]
+            fetched = cluster.manager.run(["busybox", "wget", "-q", "-O", "-", f"http://127.0.0.1:{port}/"])
+            assert fetched.stdout.strip() != ""
+        finally:
+            forwarding.terminate()
+
+
+def test_a_task_is_reached_from_a_manager_that_does_not_lead(software: Cluster, service_name: str) -> None:
+    cluster = software
+    cluster.pyswarm(
+        "service", "create", "--name", service_name, "--constraint", "node.hostname==n3", cluster.image("busybox"), "sleep", "1000"
+    )
+    cluster.wait_running(service_name, 1)
+    refused = cluster.pyswarm("exec", service_name, "true", host="n2", check=False)
+    assert "can be reached from a manager, which this node is not" in refused.stderr
+    cluster.pyswarm("node", "promote", "n2")
     try:
-        assert forwarding.stdout is not None
-        line = forwarding.stdout.readline()
-        text = line if isinstance(line, str) else line.decode()
-        port = text.split(":")[1].split(" ")[0]
-        fetched = cluster.manager.run(["busybox", "wget", "-q", "-O", "-", f"http://127.0.0.1:{port}/"])
-        assert fetched.stdout.strip() != ""
+        assert cluster.wait_managers("n1", "n2") == "n1"
+        shouted = cluster.lab.host("n2").run(["pyswarm", "exec", "-i", f"{service_name}.1", "tr", "a-z", "A-Z"], input="said\n")
+        assert shouted.stdout == "SAID\n"
     finally:
-        forwarding.terminate()
-        forwarding.wait()
+        cluster.pyswarm("node", "demote", "n2")
+        wait_until("n1 is the only manager", lambda: list(cluster.managers()) == ["n1"])
 
 
-def test_who_reads_a_stream_and_leaves_ends_it(software: Cluster, service_name: str) -> None:
-    """A client that goes away in the middle leaves nothing running on the task's host."""
+def test_a_client_that_goes_away_ends_the_stream_to_its_task(software: Cluster, service_name: str) -> None:
     cluster = software
     cluster.pyswarm(
         "service", "create", "--name", service_name, "--constraint", "node.hostname==n2", cluster.image("busybox"), "sleep", "1000"
     )
     cluster.wait_running(service_name, 1)
-    client = cluster.manager.popen(
-        ["pyswarm", "exec", "-i", service_name, "sh", "-c", "while sleep 0.05; do echo here || exit; done"]
-    )
-    try:
-        assert client.stdout is not None
-        client.stdout.readline()
-    finally:
-        client.kill()
-        client.wait()
-    count = lambda: cluster.pyswarm("top", service_name).stdout.count("while sleep")  # noqa: E731
-    wait_until("its process ended", lambda: count() == 0)
+    node = cluster.lab.host("n2")
+    streams = lambda: node.run(["ss", "-xH", "state", "connected"]).stdout.count("/run/pyswarm/pyswarm.sock")  # noqa: E731
+    before = streams()
+    with cluster.manager.popen(
+        ["pyswarm", "exec", "-i", service_name, "sh", "-c", "while sleep 0.05; do echo here; done"]
+    ) as client:
+        try:
+            assert client.stdout is not None
+            client.stdout.readline()
+            assert streams() == before + 1
+        finally:
+            client.kill()
+    wait_until("the stream ended", lambda: streams() == before)

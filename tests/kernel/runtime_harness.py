@@ -90,7 +90,9 @@ class RuntimeNode:
 
     def traces(self) -> list[str]:
         """Return what there is on the machine of this node's containers."""
-        found = [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/pyswarm-{self.tag}*")]
+        # os.walk bears that others' cgroups go meanwhile.
+        walk = ((parent, name) for parent, names, _ in os.walk("/sys/fs/cgroup") for name in names)
+        found = [f"cgroup {parent}/{name}" for parent, name in walk if name.startswith(f"pyswarm-{self.tag}")]
         for place in (self.data_dir / "containers", self.runtime_dir / "bundles", self.runtime_dir / "oci"):
             found += [f"file {path}" for path in place.glob("*")]
         found += [

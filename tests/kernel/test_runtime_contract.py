@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from runtime_harness import runtime_node
 
 from pyswarm_agent.runtime import ContainerConfig, ContainerStartFailed, FakeContainerRuntime, FakeProgram, Runtime
+from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from pyswarm_common.ids import new_container_id
@@ -35,12 +37,19 @@ class Subject:
     def config(self, script: str, **changes: Any) -> ContainerConfig:
         """Return the configuration that runs a script."""
         args = ("sh", "-c", SCRIPTS[script][0]) if script in SCRIPTS else ("nope",)
-        config = {"args": args, "name": script, "env": ("PATH=/bin",), "stop_grace_period_s": 0.2, "layer_paths": (self._layer,)}
-        return ContainerConfig(id=new_container_id(), **{**config, **changes})
+        config: dict[str, Any] = {
+            "id": new_container_id(),
+            "args": args,
+            "name": script,
+            "env": ("PATH=/bin",),
+            "stop_grace_period_s": 0.2,
+            "layer_paths": (self._layer,),
+        }
+        return ContainerConfig(**{**config, **changes})
 
-    async def started(self, script: str) -> str:
+    async def started(self, script: str, **changes: Any) -> str:
         """Start a container; return its id once it has written its first line."""
-        config = self.config(script)
+        config = self.config(script, **changes)
         await self.runtime.create(config)
         await self.runtime.start_container(config.id)
         async for _ in self.runtime.logs(config.id, LogRequest(task_id="", follow=True)):
@@ -101,6 +110,64 @@ async def test_an_ended_container_is_not_started_again(subject: Subject) -> None
     container_id = await subject.started("ends")
     await subject.runtime.wait(container_id)
     assert (await subject.runtime.start_container(container_id)).state == "exited"
+
+
+async def test_one_that_keeps_its_layer_is_started_again(subject: Subject) -> None:
+    config = subject.config("ends", keeps_layer=True)
+    await subject.runtime.create(config)
+    for _ in range(2):
+        running = await subject.runtime.start_container(config.id)
+        assert (running.state, running.exit) == ("running", None)
+        assert (await subject.runtime.wait(config.id)).exit_code == 3
+    lines = [line.line async for line in subject.runtime.logs(config.id, LogRequest(task_id=""))]
+    assert lines == [b"one\n", b"two\n", b"three\n"] * 2
+
+
+async def test_one_that_was_stopped_is_started_again(subject: Subject) -> None:
+    container_id = await subject.started("runs", keeps_layer=True)
+    assert (await subject.runtime.stop(container_id)).exit_code == 143
+    assert (await subject.runtime.start_container(container_id)).state == "running"
+    waiting = asyncio.ensure_future(subject.runtime.wait(container_id))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await subject.runtime.kill(container_id, "KILL")
+    assert (await waiting).exit_code == 137
+
+
+async def test_configure(subject: Subject) -> None:
+    config = subject.config("ends", keeps_layer=True)
+    await subject.runtime.create(config)
+    await subject.runtime.start_container(config.id)
+    await subject.runtime.wait(config.id)
+    changed = subject.config("stubborn", id=config.id, keeps_layer=True)
+    record = await subject.runtime.configure(changed)
+    assert (record.config, record.state) == (changed, "exited")
+    assert subject.runtime.get(config.id) == record
+    await subject.runtime.start_container(config.id)
+    await asyncio.sleep(0)
+    assert (await subject.runtime.stop(config.id)).exit_code in (137, 143)
+    with pytest.raises(NotFound):
+        await subject.runtime.configure(subject.config("runs"))
+
+
+async def test_what_happens_is_told(subject: Subject) -> None:
+    told: list[tuple[str, str, dict[str, str]]] = []
+    subject.runtime.on_event = lambda action, record, more: told.append((action, record.config.name, dict(more)))
+    container_id = await subject.started("runs", keeps_layer=True)
+    await subject.runtime.stop(container_id)
+    record = subject.runtime.get(container_id)
+    assert record is not None
+    await subject.runtime.configure(msgspec.structs.replace(record.config, name="other"))
+    await subject.runtime.remove(container_id)
+    assert told == [
+        ("create", "runs", {}),
+        ("start", "runs", {}),
+        ("kill", "runs", {"signal": "15"}),
+        ("die", "runs", {"exitCode": "143"}),
+        ("stop", "runs", {}),
+        ("rename", "other", {"oldName": "/runs"}),
+        ("destroy", "other", {}),
+    ]
 
 
 async def test_list_is_in_order_of_creation(subject: Subject) -> None:
@@ -196,6 +263,15 @@ async def test_removed_before_it_ended(subject: Subject) -> None:
     await subject.runtime.remove(config.id)
     with pytest.raises(NotFound):
         await waiting
+
+
+async def test_private_files_are_in_no_record(subject: Subject) -> None:
+    config = subject.config("runs")
+    await subject.runtime.create(config)
+    started = await subject.runtime.start_container(config.id, [PrivateFile("/run/secrets/key", b"open sesame")])
+    for record in (started, subject.runtime.get(config.id), *subject.runtime.list()):
+        assert "sesame" not in repr(record)
+        assert b"/run/secrets" not in msgspec.json.encode(record)
 
 
 async def test_closed_while_somebody_waits(subject: Subject) -> None:

@@ -2,16 +2,9 @@
 
 from collections.abc import Sequence
 
-from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.container_settings import ALL_CAPABILITIES, check_capability
 
-_NAMES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST "
-    "NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
-    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM "
-    "BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-)
-ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
-"""By their number in linux/capability.h."""
+__all__ = ["ALL_CAPABILITIES", "DEFAULT_CAPABILITIES", "capabilities_of_mask", "container_capabilities"]
 
 _DEFAULT_NAMES = (
     "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
@@ -29,18 +22,9 @@ def container_capabilities(add: Sequence[str], drop: Sequence[str], host: frozen
 
     `ALL` stands for all; what is added by name stays even when all are dropped. Raises InvalidArgument for an unknown name.
     """
-    added, dropped = {_normal(name) for name in add}, {_normal(name) for name in drop}
+    added, dropped = {check_capability(name) for name in add}, {check_capability(name) for name in drop}
     wanted = set(host if "CAP_ALL" in added else DEFAULT_CAPABILITIES)
     if "CAP_ALL" in dropped:
         wanted = set()
     wanted = (wanted | (added - {"CAP_ALL"})) - dropped
     return frozenset(wanted & host), frozenset(wanted - host)
-
-
-def _normal(name: str) -> str:
-    normal = name.upper()
-    if not normal.startswith("CAP_"):
-        normal = f"CAP_{normal}"
-    if normal != "CAP_ALL" and normal not in ALL_CAPABILITIES:
-        raise InvalidArgument(f"invalid capability: unknown capability: {name!r}")
-    return normal

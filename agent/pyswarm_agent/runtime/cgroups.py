@@ -27,6 +27,14 @@ class Hierarchy(NamedTuple):
     controllers: frozenset[str] = frozenset()
 
 
+class Freezer(NamedTuple):
+    """The file that freezes a cgroup, and what is written to it to freeze and to thaw."""
+
+    file: Path
+    frozen: str
+    thawed: str
+
+
 class CgroupLayout(NamedTuple):
     """The machine's trees; `is_unified` when version 2 governs the containers."""
 
@@ -144,8 +152,27 @@ class Cgroups:
             return int(counts.get("oom_kill", "0"))
         return 0
 
+    def freezer(self, name: str) -> Freezer | None:
+        """Return what freezes a cgroup, None if this host has no such thing."""
+        tree = self.layout.holding("freezer")
+        if tree is None:
+            return None
+        folder = tree / self.path_of(name)[1:]
+        if self.layout.is_unified:
+            return Freezer(folder / "cgroup.freeze", "1", "0")
+        return Freezer(folder / "freezer.state", "FROZEN", "THAWED")
+
+    def thaw(self, name: str) -> None:
+        """Let the processes of a cgroup go on; fine if it is gone or was not frozen. Raises OSError."""
+        freezer = self.freezer(name)
+        if freezer is not None:
+            with contextlib.suppress(FileNotFoundError):
+                freezer.file.write_text(freezer.thawed)
+
     def kill(self, name: str) -> None:
         """Kill every process of a cgroup and wait until they are gone. Raises TimeoutError when they would not go."""
+        with contextlib.suppress(OSError):  # the frozen do not die
+            self.thaw(name)
         self.kill_processes(lambda: self.processes(name), f"the processes of cgroup {self.path_of(name)} do not die")
 
     def kill_processes(self, remaining: Callable[[], Iterable[int]], complaint: str) -> None:

@@ -49,10 +49,10 @@ def kill_monitors(cgroups: Cgroups, is_stray: Callable[[str], bool]) -> None:
 def recover(data_dir: Path, runtime_dir: Path, cgroups: Cgroups, boot: str) -> list[tuple[ContainerPaths, SavedContainer]]:
     """Return all containers that were written down, after removing what was half made. Raises OSError.
 
-    Those whose state is `running` are returned untouched, whether their processes live or not.
+    Those that were live are returned untouched, whether their processes live or not.
     """
     saved_by_id = {name: ContainerPaths(data_dir, runtime_dir, name).load() for name in saved_ids(data_dir, runtime_dir)}
-    running = {name for name, saved in saved_by_id.items() if saved and saved.record.state == "running"}
+    running = {name for name, saved in saved_by_id.items() if saved and saved.record.is_live}
     alive = {name for name in running if (saved := saved_by_id[name]) and saved.boot == boot}
     kill_monitors(cgroups, lambda command: bool(command) and not any(name in command for name in alive))
     for name in cgroups.names() - alive:

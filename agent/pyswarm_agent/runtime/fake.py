@@ -1,17 +1,20 @@
 """A container runtime in memory, for tests of the agent: containers behave as their `FakeProgram` says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from pyswarm_agent.runtime.interface import ContainerStartFailed, no_such_container
-from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord, ExitStatus
+from pyswarm_agent.runtime.interface import ContainerObserver, ContainerStartFailed, no_such_container, unobserved
+from pyswarm_agent.runtime.log_arguments import with_log_default
+from pyswarm_agent.runtime.private_files import PrivateFile
+from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord, ExitStatus, LogConfig
 from pyswarm_agent.runtime.signals import signal_number
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, InvalidArgument, Unavailable
+from pyswarm_common.log_drivers import not_readable
 from pyswarm_common.objects import Record
-from pyswarm_common.wire import LogLine, LogRequest
+from pyswarm_common.wire import LogLine, LogPart, LogRequest
 
 
 class FakeProgram(Record, frozen=True, kw_only=True):
@@ -42,13 +45,16 @@ class FakeContainerRuntime:
         self._program_of = program_of
         self.before_each: Callable[[str, str], Awaitable[None]] = _nothing
         """Test control: awaited with `create`, `start`, `stop` or `remove` and the container's id, before that happens."""
+        self.on_event: ContainerObserver = unobserved
+        self.files: dict[str, tuple[PrivateFile, ...]] = {}
+        """What containers were given when they were started, by id."""
         self._containers: dict[str, _Container] = {}
         self._pids = iter(range(1000, 1 << 22))
 
     async def start(self) -> None:
         """Take up the containers that ran when an earlier `close` let go of them."""
         for container in self._containers.values():
-            if container.record.state == "running":
+            if container.record.is_live:
                 container.ended.clear()
                 self._run(container)
 
@@ -68,23 +74,39 @@ class FakeContainerRuntime:
         if not config.args:
             raise InvalidArgument("no command specified")
         if config.id not in self._containers:
+            config = with_log_default(config, LogConfig())
             record = ContainerRecord(config=config, created_at_ns=self._clock.now_ns())
             self._containers[config.id] = _Container(record, self._program_of(config))
+            self.on_event("create", record, {})
         return self._containers[config.id].record
 
-    async def start_container(self, container_id: str) -> ContainerRecord:
+    async def configure(self, config: ContainerConfig) -> ContainerRecord:
+        """Replace the configuration of the container with this id."""
+        container = self._need(config.id)
+        old_name = container.record.config.name
+        container.record = msgspec.structs.replace(container.record, config=config)
+        container.program = self._program_of(config)
+        if config.name != old_name:
+            self.on_event("rename", container.record, {"oldName": f"/{old_name}"})
+        return container.record
+
+    async def start_container(self, container_id: str, files: Sequence[PrivateFile] = ()) -> ContainerRecord:
         """Let the program begin. Raises ContainerStartFailed when it says so."""
         await self.before_each("start", container_id)
         container = self._need(container_id)
-        if container.record.state == "created":
+        state, keeps_layer = container.record.state, container.record.config.keeps_layer
+        if state == "created" or (state == "exited" and keeps_layer):
             if container.program.start_error:
                 raise ContainerStartFailed(container.program.start_error, 127)
             now_ns = self._clock.now_ns()
             container.record = msgspec.structs.replace(
-                container.record, state="running", pid=next(self._pids), started_at_ns=now_ns
+                container.record, state="running", pid=next(self._pids), started_at_ns=now_ns, exit=None
             )
-            container.lines = [LogLine(stream=s, at_ns=now_ns, line=line) for s, line in container.program.output]
+            container.ended = asyncio.Event()
+            self.files[container_id] = tuple(files)
+            container.lines += [LogLine(stream=s, at_ns=now_ns, line=line) for s, line in container.program.output]
             self._run(container)
+            self.on_event("start", container.record, {})
         return container.record
 
     async def stop(self, container_id: str, *, grace_s: float | None = None) -> ExitStatus:
@@ -94,19 +116,24 @@ class FakeContainerRuntime:
         config = container.record.config
         if container.record.state == "created":
             self._end(container, 0)
-        elif container.record.state == "running":
+        elif container.record.is_live:
+            number = signal_number(config.stop_signal)
+            self.on_event("kill", container.record, {"signal": str(number)})
             if container.program.ignores_stop:
                 await self._clock.sleep(config.stop_grace_period_s if grace_s is None else grace_s)
+                self.on_event("kill", container.record, {"signal": "9"})
                 self._end(container, 137)
             else:
-                self._end(container, 128 + signal_number(config.stop_signal))
+                self._end(container, 128 + number)
+            self.on_event("stop", container.record, {})
         return await self.wait(container_id)
 
     async def kill(self, container_id: str, signal: str) -> None:
         """End the program as if by the signal (unless it ignores all but SIGKILL). Raises Conflict when it does not run."""
         container, number = self._need(container_id), signal_number(signal)
-        if container.record.state != "running":
+        if not container.record.is_live:
             raise Conflict(f"cannot kill container: {container_id}: container {container_id} is not running")
+        self.on_event("kill", container.record, {"signal": str(number)})
         if number == signal_number("SIGKILL") or not container.program.ignores_stop:
             self._end(container, 128 + number)
 
@@ -114,10 +141,13 @@ class FakeContainerRuntime:
         """Forget the container; fine if there is none."""
         await self.before_each("remove", container_id)
         container = self._containers.pop(container_id, None)
+        self.files.pop(container_id, None)
         if container is not None:
-            if container.record.state == "running":
+            if container.record.is_live:
+                self.on_event("kill", container.record, {"signal": "9"})
                 self._end(container, 137)
             container.ended.set()
+            self.on_event("destroy", container.record, {})
 
     async def wait(self, container_id: str) -> ExitStatus:
         """Return how the program ended, as soon as it has."""
@@ -145,13 +175,33 @@ class FakeContainerRuntime:
         """Return what the program has written; with `follow`, the iterator ends when it has ended."""
         return self._logs(self._need(container_id), request)
 
+    def log_parts(self, container_id: str, request: LogRequest) -> AsyncGenerator[LogPart, None]:
+        """Return the same in parts; a position is the number of lines before it."""
+        return self._log_parts(self._need(container_id), request)
+
     async def _logs(self, container: _Container, request: LogRequest) -> AsyncIterator[LogLine]:
-        asked = [line for line in container.lines if (request.stdout if line.stream == 1 else request.stderr)]
-        for line in asked[max(0, len(asked) - request.tail) :] if request.tail >= 0 else asked:
-            if request.since_ns <= line.at_ns <= (request.until_ns or line.at_ns):
+        async for part in self._log_parts(container, request):
+            for line in part.lines:
                 yield line
+
+    async def _log_parts(self, container: _Container, request: LogRequest) -> AsyncGenerator[LogPart, None]:
+        if container.record.config.log.driver == "none":
+            raise not_readable()
+        seen = int(request.after or "0")
+        asked = [line for line in container.lines[seen:] if (request.stdout if line.stream == 1 else request.stderr)]
+        if request.tail >= 0 and not request.after:
+            asked = asked[max(0, len(asked) - request.tail) :]
+        lines = tuple(line for line in asked if request.since_ns <= line.at_ns <= (request.until_ns or line.at_ns))
+        yield LogPart(lines=lines, position=str(len(container.lines)))
         if request.follow:
             await container.ended.wait()
+
+    def mark_paused(self, container_id: str, is_paused: bool) -> None:
+        """Note that a container was frozen, or goes on."""
+        container = self._need(container_id)
+        if container.record.is_live:
+            container.record = msgspec.structs.replace(container.record, state="paused" if is_paused else "running")
+            self.on_event("pause" if is_paused else "unpause", container.record, {})
 
     def end_container(self, container_id: str, exit_code: int, *, error: str = "", oom_killed: bool = False) -> None:
         """Test control: end a running container now."""
@@ -161,17 +211,22 @@ class FakeContainerRuntime:
         container.running = asyncio.get_running_loop().create_task(self._live(container))
 
     async def _live(self, container: _Container) -> None:
+        this_run = container.ended
         if container.program.runs_s is None:
-            await container.ended.wait()
+            await this_run.wait()
         else:
             await self._clock.sleep(container.program.runs_s)
-            self._end(container, container.program.exit_code)
+            if container.ended is this_run:
+                self._end(container, container.program.exit_code)
 
     def _end(self, container: _Container, exit_code: int, *, error: str = "", oom_killed: bool = False) -> None:
         if container.record.state == "exited":
             return
+        was_live = container.record.is_live
         status = ExitStatus(exit_code=exit_code, error=error, oom_killed=oom_killed, finished_at_ns=self._clock.now_ns())
         container.record = msgspec.structs.replace(container.record, state="exited", pid=0, exit=status)
+        if was_live:
+            self.on_event("die", container.record, {"exitCode": str(exit_code)})
         container.ended.set()
 
     def _need(self, container_id: str) -> _Container:

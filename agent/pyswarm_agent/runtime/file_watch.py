@@ -18,9 +18,10 @@ class FileWatcher:
 
     @contextlib.contextmanager
     def watch(self, path: Path, changed: asyncio.Event) -> Iterator[None]:
-        """Set `changed` at every write to the file, while the block runs. Raises OSError."""
+        """Set `changed` at every write to the file and every change of its names, while the block runs. Raises OSError."""
         descriptor = self._open()
-        number = kernel_calls.inotify_add(descriptor, path, kernel_calls.IN_MODIFY | kernel_calls.IN_MOVE_SELF)
+        mask = kernel_calls.IN_MODIFY | kernel_calls.IN_ATTRIB | kernel_calls.IN_MOVE_SELF
+        number = kernel_calls.inotify_add(descriptor, path, mask)
         self._events.setdefault(number, []).append(changed)
         try:
             yield

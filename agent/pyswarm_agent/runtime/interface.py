@@ -2,12 +2,13 @@
 keep the same promises, and one contract test holds both to them.
 """
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
+from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord, ExitStatus
 from pyswarm_common.errors import NotFound, PyswarmError
-from pyswarm_common.wire import LogLine, LogRequest
+from pyswarm_common.wire import LogLine, LogPart, LogRequest
 
 
 class ContainerStartFailed(PyswarmError):
@@ -18,6 +19,14 @@ class ContainerStartFailed(PyswarmError):
         self.exit_code = exit_code
 
 
+ContainerObserver: TypeAlias = Callable[[str, ContainerRecord, Mapping[str, str]], None]
+"""Is told what happens to a container: the action in the words of Docker's events (`start`, `die`), and what it adds."""
+
+
+def unobserved(action: str, record: ContainerRecord, attributes: Mapping[str, str]) -> None:
+    """Take what nobody wants to know."""
+
+
 def no_such_container(container_id: str) -> NotFound:
     """Return the error for an unknown id, in Docker's words."""
     return NotFound(f"No such container: {container_id}")
@@ -25,6 +34,9 @@ def no_such_container(container_id: str) -> NotFound:
 
 class Runtime(Protocol):
     """Runs containers on this node. Every method that names an unknown container raises NotFound, except `get` and `remove`."""
+
+    on_event: ContainerObserver
+    """Told of `create`, `start`, `kill`, `oom`, `die`, `stop`, `pause`, `unpause`, `rename` and `destroy` as they happen."""
 
     async def start(self) -> None:
         """Find the containers of an earlier daemon again; must come first."""
@@ -38,8 +50,16 @@ class Runtime(Protocol):
         """Write down a container; one that exists already is returned as it is."""
         ...
 
-    async def start_container(self, container_id: str) -> ContainerRecord:
-        """Return once the container's process runs; at once when it already does or has ended. Raises ContainerStartFailed."""
+    async def start_container(self, container_id: str, files: Sequence[PrivateFile] = ()) -> ContainerRecord:
+        """Return once the container's process runs; at once when it already does. Raises ContainerStartFailed.
+
+        One that has ended is started again if its configuration keeps its layer, else it is returned as it is.
+        The container gets `files`, of which nothing is kept.
+        """
+        ...
+
+    async def configure(self, config: ContainerConfig) -> ContainerRecord:
+        """Replace the configuration of the container with this id: its name at once, all else at its next start."""
         ...
 
     async def stop(self, container_id: str, *, grace_s: float | None = None) -> ExitStatus:
@@ -74,4 +94,11 @@ class Runtime(Protocol):
 
     def logs(self, container_id: str, request: LogRequest) -> AsyncIterator[LogLine]:
         """Return the asked lines in order of time; with `follow`, the iterator ends when the container has ended."""
+        ...
+
+    def log_parts(self, container_id: str, request: LogRequest) -> AsyncGenerator[LogPart, None]:
+        """Return the same in parts, each with the position after it, from which another request can go on.
+
+        Reading raises Unimplemented when the container's log driver keeps nothing that can be read.
+        """
         ...

@@ -9,11 +9,16 @@ from typing import NamedTuple
 
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_REC, MS_SLAVE = 1 << 12, 1 << 14, 1 << 19
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
 MNT_DETACH = 2
-IN_MODIFY, IN_MOVE_SELF = 0x2, 0x800
+IN_MODIFY, IN_ATTRIB, IN_MOVE_SELF = 0x2, 0x4, 0x800
 
-_RESOLVE_IN_ROOT = 0x10
+RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
 _SYS_OPENAT2 = 437
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _MOVE_MOUNT_FROM_EMPTY_PATH = 1, 0x8000, 0x4
+_AT_FDCWD = -100
+_ENOSYS, _EPERM = 38, 1
 _INOTIFY_EVENT = struct.Struct("iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
@@ -50,6 +55,24 @@ def unmount(target: str, flags: int = MNT_DETACH) -> bool:
     raise OSError(number, f"cannot unmount {target}: {os.strerror(number)}")
 
 
+def clone_mounts(path: str) -> int:
+    """Return a descriptor of a copy of the mounts at and below a path, in no namespace yet. Close it. Raises OSError."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    return _checked(int(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, path.encode(), flags)), f"cannot open the mounts of {path}")
+
+
+def attach_mounts(descriptor: int, target: str) -> None:
+    """Mount what `clone_mounts` returned. Raises OSError."""
+    result = _libc.syscall(_SYS_MOVE_MOUNT, descriptor, b"", _AT_FDCWD, target.encode(), _MOVE_MOUNT_FROM_EMPTY_PATH)
+    _checked(result, f"cannot mount on {target}")
+
+
+def has_mount_setattr() -> bool:
+    """Whether the kernel knows mount_setattr(2), asked with arguments that it must refuse."""
+    _libc.syscall(_SYS_MOUNT_SETATTR, -1, b"", 0, None, ctypes.c_size_t(0))
+    return ctypes.get_errno() not in (_ENOSYS, _EPERM)
+
+
 def unshare_mounts() -> None:
     """Give the calling thread a mount namespace of its own, into which the old one's changes still flow but out of which none do.
 
@@ -59,18 +82,37 @@ def unshare_mounts() -> None:
     mount("none", "/", flags=MS_REC | MS_SLAVE)
 
 
+def open_inside(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Open `path` in the folder of a descriptor, as openat2(2) with these RESOLVE_ flags. Raises OSError."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve | RESOLVE_NO_MAGICLINKS)
+    descriptor = int(_libc.syscall(_SYS_OPENAT2, directory, path.encode(), how, ctypes.c_size_t(len(how))))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return descriptor
+
+
 def read_in_root(root: str, path: str, limit_bytes: int) -> bytes | None:
-    """Return a file's content with every link resolved as if `root` were the root; None if there is no regular file."""
+    """Return a file's content with every link resolved as if `root` were the root; None if there is no regular file.
+
+    Nothing else is opened: opening a device that an image has in a file's place could already do harm.
+    """
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        how = struct.pack("QQQ", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0, _RESOLVE_IN_ROOT)
-        descriptor = _libc.syscall(_SYS_OPENAT2, directory, path.encode(), how, ctypes.c_size_t(len(how)))
+        found = open_inside(directory, path, os.O_PATH, RESOLVE_IN_ROOT)
+    except OSError:
+        return None
     finally:
         os.close(directory)
-    if descriptor < 0:
+    try:
+        if not _is_regular(found):
+            return None
+        with open(f"/proc/self/fd/{found}", "rb") as file:
+            return file.read(limit_bytes)
+    except OSError:
         return None
-    with open(descriptor, "rb") as file:
-        return file.read(limit_bytes) if _is_regular(descriptor) else None
+    finally:
+        os.close(found)
 
 
 def _is_regular(descriptor: int) -> bool:

@@ -8,17 +8,22 @@ finds them in `/proc/<pid>/root`; those of an ended one are the image's layers a
 the host's table, and has lived with leaked mounts and EBUSY.) The namespace is a slave of the host's: what the host
 unmounts does not stay busy here.
 
+**Private mounts**: what is this container's alone is mounted in the same namespace, and so goes the same way. Its secrets and
+configs are files of a tmpfs (`private_files`); its volumes' own file systems, and folders of volumes, are mounted there, and empty
+volumes filled (`volume_mounts`). Binds that hand mounts on to the host are copied before the namespace is made (`propagation`).
+
 In the same namespace we hide what would disturb: the version 2 cgroup tree of hybrid machines, which crun 1.8 refuses to
 work beside, and the folder of all other containers' network namespaces, lest n containers' namespaces hold n² mounts.
 
 conmon gets a session, cgroup and standard streams of its own, so that nothing which ends the daemon ends it.
 """
 
+import contextlib
 import os
 import select
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,18 +33,22 @@ from pyswarm_agent.runtime import kernel_calls
 from pyswarm_agent.runtime.cgroups import Cgroups
 from pyswarm_agent.runtime.host import Host
 from pyswarm_agent.runtime.interface import ContainerStartFailed
+from pyswarm_agent.runtime.log_arguments import monitor_log_arguments
 from pyswarm_agent.runtime.paths import ContainerPaths
+from pyswarm_agent.runtime.private_files import PrivateFile, mount_private_files
 from pyswarm_agent.runtime.process_user import ProcessUser, resolve_user
 from pyswarm_agent.runtime.processes import ProcessIdentity, identify
+from pyswarm_agent.runtime.propagation import attach_copies, copied_sources, ready_sources
 from pyswarm_agent.runtime.records import ContainerConfig
 from pyswarm_agent.runtime.start_errors import container_start_failed
+from pyswarm_agent.runtime.volume_mounts import prepared_volumes
 
 START_TIMEOUT_S = 60.0
 _ACCOUNT_FILE_LIMIT_BYTES = 4 * 1024 * 1024
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TZ": "UTC"}
 
-SpecWriter = Callable[[ProcessUser, str | None], bytes]
-"""Makes config.json from the process's user and the path of the network namespace as the bundle sees it."""
+SpecWriter = Callable[[ProcessUser, str | None, Mapping[str, str]], bytes]
+"""Makes config.json from the process's user and, as the bundle sees them, paths of the network namespace and of shared sources."""
 
 
 class Launched(NamedTuple):
@@ -56,25 +65,45 @@ class SyncMessage(msgspec.Struct):
     message: str = ""
 
 
-def launch(config: ContainerConfig, paths: ContainerPaths, host: Host, cgroups: Cgroups, write_spec: SpecWriter) -> Launched:
+def launch(
+    config: ContainerConfig,
+    paths: ContainerPaths,
+    host: Host,
+    cgroups: Cgroups,
+    write_spec: SpecWriter,
+    files: Sequence[PrivateFile] = (),
+    before_start: Callable[[], None] = lambda: None,
+) -> Launched:
     """Start the container and return its processes. Must run in a thread made for it (see `in_new_thread`).
+
+    `before_start` is called when the monitor offers the container's streams and its process does not run yet.
 
     Raises ContainerStartFailed, InvalidArgument (unknown user) or OSError; then the caller cleans up.
     """
-    with cgroups.monitor_entrance() as enter_monitor_cgroup:
-        kernel_calls.unshare_mounts()
-        if host.hidden_hierarchy is not None:
-            kernel_calls.unmount(str(host.hidden_hierarchy))
-        _write_bundle_files(config, paths)
-        netns_path = _bind_netns(config.netns_path, paths)
-        paths.make_writable_layer()
+    ready_sources(config.mounts)
+    with cgroups.monitor_entrance() as enter_monitor_cgroup, copied_sources(config.mounts) as copies:
+        netns_path = _enter_own_mounts(config, paths, host)
         _mount_rootfs(config, paths)
+        mount_private_files(files, paths.private_files)
         user = resolve_user(config.user, config.groups, *_account_files(str(paths.rootfs)))
-        (paths.bundle / "config.json").write_bytes(write_spec(user, netns_path))
-        pid = _create(config, paths, host, enter_monitor_cgroup)
+        shared_sources = attach_copies(copies, paths.bundle / "shared")
+        with prepared_volumes(config, paths):
+            (paths.bundle / "config.json").write_bytes(write_spec(user, netns_path, shared_sources))
+            pid = _create(config, paths, host, enter_monitor_cgroup)
     launched = _identify(pid, paths)
+    before_start()
     _run_oci_start(config, paths, host)
     return launched
+
+
+def _enter_own_mounts(config: ContainerConfig, paths: ContainerPaths, host: Host) -> str | None:
+    """Give the thread its mount namespace and the container its files; return where its network namespace is found there."""
+    kernel_calls.unshare_mounts()
+    if host.hidden_hierarchy is not None:
+        kernel_calls.unmount(str(host.hidden_hierarchy))
+    _write_bundle_files(config, paths)
+    paths.make_writable_layer(keeps=config.keeps_layer)
+    return _bind_netns(config.netns_path, paths)
 
 
 def _write_bundle_files(config: ContainerConfig, paths: ContainerPaths) -> None:
@@ -102,11 +131,12 @@ def _mount_rootfs(config: ContainerConfig, paths: ContainerPaths) -> None:
     os.chdir(paths.home)
     lower = ":".join(f"layers/{number}" for number in range(len(config.layer_paths)))
     options = f"lowerdir={lower},upperdir=upper,workdir=work"
-    try:
-        # The writable layer does not outlive a power cut (its task is run anew), so syncing the host's whole disk for it is waste.
-        kernel_calls.mount("overlay", str(paths.rootfs), "overlay", 0, f"{options},volatile")
-    except OSError:
-        kernel_calls.mount("overlay", str(paths.rootfs), "overlay", 0, options)
+    if not config.keeps_layer:
+        # A task's writable layer does not outlive a power cut (the task is run anew): syncing the host's disk for it is waste.
+        with contextlib.suppress(OSError):
+            kernel_calls.mount("overlay", str(paths.rootfs), "overlay", 0, f"{options},volatile")
+            return
+    kernel_calls.mount("overlay", str(paths.rootfs), "overlay", 0, options)
 
 
 def _account_files(rootfs: str) -> tuple[str, str]:
@@ -122,7 +152,7 @@ def _create(config: ContainerConfig, paths: ContainerPaths, host: Host, enter_mo
     start_read, start_write = os.pipe()
     descriptors = [sync_read, sync_write, start_read, start_write]
     try:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             _monitor_command(config, paths, host),
             cwd=paths.bundle,
             env={**_ENVIRONMENT, "_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(start_read)},
@@ -131,19 +161,31 @@ def _create(config: ContainerConfig, paths: ContainerPaths, host: Host, enter_mo
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
-        )
-        for descriptor in (sync_write, start_read):
-            os.close(descriptor)
-            descriptors.remove(descriptor)
-        enter_monitor_cgroup(process.pid)
-        os.write(start_write, b"\0")
-        # conmon forks once more and goes into the background.
-        complaint = process.communicate(timeout=START_TIMEOUT_S)[1]
+        ) as process:
+            for descriptor in (sync_write, start_read):
+                os.close(descriptor)
+                descriptors.remove(descriptor)
+            complaint = _let_monitor_work(process, enter_monitor_cgroup, start_write)
         answer = _read_all(sync_read, time.monotonic() + START_TIMEOUT_S)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    return _created_pid(config, answer, complaint.decode(errors="replace"))
+    return _created_pid(config, answer, complaint)
+
+
+def _let_monitor_work(process: "subprocess.Popen[bytes]", enter_monitor_cgroup: Callable[[int], None], start_write: int) -> str:
+    """Return what conmon complains of, once it has gone into the background, which it does by forking once more."""
+    try:
+        enter_monitor_cgroup(process.pid)
+        os.write(start_write, b"\0")
+        return process.communicate(timeout=START_TIMEOUT_S)[1].decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise _too_slow("create") from None
+    except BaseException:
+        # It may not be in the monitors' cgroup, where those who clean up look for it.
+        process.kill()
+        raise
 
 
 def _created_pid(config: ContainerConfig, answer: bytes, complaint: str) -> int:
@@ -160,16 +202,18 @@ def _monitor_command(config: ContainerConfig, paths: ContainerPaths, host: Host)
     command = [str(host.conmon), "--api-version", "1", "--cid", config.id, "--cuuid", config.id, "--name", config.id[:12]]
     command += ["--runtime", str(host.oci_runtime), "--runtime-arg", f"--root={paths.oci_root}", "--bundle", str(paths.bundle)]
     command += ["--container-pidfile", str(paths.bundle / "pid"), "--conmon-pidfile", str(paths.bundle / "conmon.pid")]
-    command += ["--exit-dir", str(paths.exit_dir), "--log-path", f"k8s-file:{paths.log}", "--no-sync-log", "--full-attach"]
+    command += ["--exit-dir", str(paths.exit_dir), *monitor_log_arguments(config, paths), "--full-attach"]
+    if config.open_stdin:
+        command += ["--stdin"] if config.stdin_once and not config.tty else ["--stdin", "--leave-stdin-open"]
     return [*command, "--terminal"] if config.tty else command
 
 
 def _read_all(descriptor: int, deadline_s: float) -> bytes:
-    """Return everything up to a newline or the end. Raises TimeoutError."""
+    """Return everything up to a newline or the end. Raises ContainerStartFailed when that takes too long."""
     data = b""
     while not data.endswith(b"\n"):
         if not select.select([descriptor], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
-            raise TimeoutError(f"the OCI runtime did not create the container in {START_TIMEOUT_S:g} s")
+            raise _too_slow("create")
         chunk = os.read(descriptor, 65536)
         if not chunk:
             break
@@ -186,14 +230,24 @@ def _identify(pid: int, paths: ContainerPaths) -> Launched:
 
 
 def _run_oci_start(config: ContainerConfig, paths: ContainerPaths, host: Host) -> None:
-    result = subprocess.run(
-        [str(host.oci_runtime), f"--root={paths.oci_root}", "start", config.id],
-        env=_ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        timeout=START_TIMEOUT_S,
-        check=False,
-    )
+    command = [str(host.oci_runtime), f"--root={paths.oci_root}", "start", config.id]
+    try:
+        result = subprocess.run(
+            command,
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _too_slow("start") from None
     if result.returncode != 0:
         raise container_start_failed(result.stderr.decode(errors="replace"), config.args)
+
+
+def _too_slow(what: str) -> ContainerStartFailed:
+    return ContainerStartFailed(
+        f"the OCI runtime did not {what} the container in {START_TIMEOUT_S:g} s: is a disk, or a file server that it mounts, slow?"
+    )

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from pyswarm_agent.runtime.processes import ProcessIdentity
-from pyswarm_agent.runtime.records import ContainerRecord
+from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord
+from pyswarm_common.files import write_atomically
 from pyswarm_common.objects import Record
 
 
@@ -33,12 +34,14 @@ class ContainerPaths:
     def __init__(self, data_dir: Path, runtime_dir: Path, container_id: str) -> None:
         self.home = data_dir / "containers" / container_id
         self.saved = self.home / "container.json"
+        self.lasting = self.home / "created.json"
         self.log = self.home / "container.log"
         self.bundle = runtime_dir / "bundles" / container_id
         self.rootfs = self.bundle / "rootfs"
         self.exit_dir = self.bundle / "exit"
         self.exit_file = self.exit_dir / container_id
         self.netns = self.bundle / "netns"
+        self.private_files = self.bundle / "private"
         self.oci_root = runtime_dir / "oci"
         self.oci_state = self.oci_root / container_id
 
@@ -54,17 +57,23 @@ class ContainerPaths:
             link.symlink_to(path)
         self.log.touch(mode=0o640)
 
-    def make_writable_layer(self) -> None:
-        """Make an empty writable layer, in place of one that an interrupted start has left. Raises OSError.
+    def make_writable_layer(self, *, keeps: bool = False) -> None:
+        """Make an empty writable layer, in place of one that an interrupted start has left; one that it `keeps` stays.
 
-        The container's / has the owner and mode of this folder, so it takes them from the image.
+        The container's / has the owner and mode of this folder, so it takes them from the image. It appears whole. Raises OSError.
         """
         image_root = (self.home / "layers" / "0").stat()
-        for name in ("upper", "work"):
-            _remove_tree(self.home / name)
-            (self.home / name).mkdir()
-        os.chown(self.home / "upper", image_root.st_uid, image_root.st_gid)
-        (self.home / "upper").chmod(image_root.st_mode & 0o7777)
+        upper, partial = self.home / "upper", self.home / "upper.partial"
+        _remove_tree(self.home / "work")
+        (self.home / "work").mkdir()
+        if keeps and upper.is_dir():
+            return
+        for path in (upper, partial):
+            _remove_tree(path)
+        partial.mkdir()
+        os.chown(partial, image_root.st_uid, image_root.st_gid)
+        partial.chmod(image_root.st_mode & 0o7777)
+        partial.rename(upper)
 
     def save(self, saved: SavedContainer) -> None:
         """Write the container down, whole or not at all. Raises OSError."""
@@ -72,10 +81,19 @@ class ContainerPaths:
         partial.write_bytes(msgspec.json.encode(saved))
         partial.replace(self.saved)
 
+    def save_lasting(self, config: ContainerConfig, created_at_ns: int) -> None:
+        """Write down, synced, how a container is to be run that is to outlive a power cut. Raises OSError.
+
+        `save` does not wait for the disk; what a power cut leaves of its file may be nothing.
+        """
+        record = ContainerRecord(config=config, created_at_ns=created_at_ns)
+        write_atomically(self.lasting, msgspec.json.encode(SavedContainer(record=record)))
+
     def load(self) -> SavedContainer | None:
         """Return what was written down, None if that cannot be read: the container was only half made."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode(self.saved.read_bytes(), type=SavedContainer)
+        for path in (self.saved, self.lasting):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                return msgspec.json.decode(path.read_bytes(), type=SavedContainer)
         return None
 
     def remove_run(self) -> None:
@@ -85,6 +103,7 @@ class ContainerPaths:
 
     def remove_all(self) -> None:
         """Remove every file of the container, its record first: what is interrupted here is found to be half made."""
+        self.lasting.unlink(missing_ok=True)
         self.saved.unlink(missing_ok=True)
         self.remove_run()
         _remove_tree(self.home)

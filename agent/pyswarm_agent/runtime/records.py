@@ -11,6 +11,23 @@ DEFAULT_STOP_SIGNAL = "SIGTERM"
 DEFAULT_STOP_GRACE_PERIOD_S = 10.0
 
 ContainerState: TypeAlias = Literal["created", "running", "paused", "exited"]
+LIVE_STATES: tuple[ContainerState, ...] = ("running", "paused")
+"""Those in which its processes are there."""
+
+
+class VolumeMountOptions(Record, frozen=True, kw_only=True):
+    """What a mount of a volume is beyond a bind of its folder, which is the mount's `source`."""
+
+    copies_image: bool = False
+    """Whether an empty volume first gets what the image has at the mount's target."""
+    subpath: str = ""
+    """The part of the volume that is mounted; "" for all of it."""
+    filesystem: str = ""
+    """What the volume's options mount over its folder: a type (`nfs`), a device and mount options; "" for nothing."""
+    device: str = ""
+    options: str = ""
+    is_anonymous: bool = False
+    """Whether the volume was made for this container and goes with it."""
 
 
 class MountConfig(Record, frozen=True, kw_only=True):
@@ -23,8 +40,13 @@ class MountConfig(Record, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()
     is_recursive: bool = True
     propagation: str = "rprivate"
+    read_only_depth: Literal["all", "top", "all or fail"] = "all"
+    """Of a read-only bind: whether mounts below it are read-only too; `all` wherever the kernel can, else `top`."""
+    creates_source: bool = False
+    """Whether a folder is made on the host where a bind's source is missing."""
     volume: str = ""
     """Name of the volume that is mounted here; "" for none."""
+    volume_options: VolumeMountOptions = VolumeMountOptions()
     is_hidden: bool = False
     """Whether `inspect` leaves it out, as it does the files of secrets and configs."""
 
@@ -46,9 +68,9 @@ class UlimitConfig(Record, frozen=True, kw_only=True):
 
 
 class LogConfig(Record, frozen=True, kw_only=True):
-    """What becomes of a container's output: `driver` in Docker's words, and its options."""
+    """What becomes of a container's output: `driver` in Docker's words ("" for the node's default), and its options."""
 
-    driver: str = "json-file"
+    driver: str = ""
     options: dict[str, str] = {}
 
 
@@ -56,6 +78,8 @@ class HealthcheckConfig(Record, frozen=True, kw_only=True):
     """How a container's health is checked; `test` as Docker has it, () for not at all."""
 
     test: tuple[str, ...] = ()
+    shell: tuple[str, ...] = ("/bin/sh", "-c")
+    """What runs the text of a `CMD-SHELL`."""
     interval_s: float = 30.0
     timeout_s: float = 30.0
     start_period_s: float = 0.0
@@ -102,6 +126,8 @@ class ContainerConfig(Record, frozen=True, kw_only=True):
     stop_grace_period_s: float = DEFAULT_STOP_GRACE_PERIOD_S
     open_stdin: bool = False
     """Whether the first process has a standard input that one can attach to; else it reads /dev/null."""
+    stdin_once: bool = False
+    """Whether its standard input is closed when the first who attached to it leaves."""
     ulimits: tuple[UlimitConfig, ...] = ()
     sysctls: dict[str, str] = {}
     oom_score_adj: int = 0
@@ -112,6 +138,8 @@ class ContainerConfig(Record, frozen=True, kw_only=True):
     """"" for the host's default, `unconfined`, or a profile's name."""
     is_privileged: bool = False
     devices: tuple[DeviceConfig, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+    """Names of the Container Device Interface, such as `nvidia.com/gpu=0`; looked up when the container starts."""
     swap_bytes: int | None = None
     """Swap beside the memory limit: -1 without limit, None as much as memory."""
     memory_swappiness: int | None = None
@@ -144,3 +172,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     created_at_ns: int = 0
     started_at_ns: int = 0
     exit: ExitStatus | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its processes are there, paused or not."""
+        return self.state in LIVE_STATES

@@ -22,6 +22,20 @@ def container_start_failed(complaint: str, args: Sequence[str]) -> ContainerStar
     return ContainerStartFailed(f"OCI runtime create failed: {text or 'no reason given'}: unknown", OTHER)
 
 
+def exec_start_failed(complaint: str, args: Sequence[str]) -> ContainerStartFailed:
+    """Return the error for what crun or runc has written when it could not start `args` in a container that runs."""
+    text = _bare(complaint)
+    lower = text.lower()
+    if lower.startswith("open executable"):
+        error = _cannot_exec(args[0], "permission denied", NOT_EXECUTABLE)
+    elif lower.startswith("chdir"):
+        error = ContainerStartFailed(f"OCI runtime create failed: {text}: unknown", NOT_FOUND)
+    else:
+        error = container_start_failed(complaint, args)
+    message = error.message.replace("OCI runtime create failed:", "OCI runtime exec failed: exec failed:", 1)
+    return ContainerStartFailed(message, error.exit_code)
+
+
 def _cannot_exec(program: str, reason: str, exit_code: int) -> ContainerStartFailed:
     message = f'OCI runtime create failed: unable to start container process: exec: "{program}": {reason}: unknown'
     return ContainerStartFailed(message, exit_code)

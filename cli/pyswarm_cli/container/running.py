@@ -113,12 +113,12 @@ def _post(engine: EngineClient, body: dict[str, Any], name: str) -> Any:
 
 
 def _pull(engine: EngineClient, image: str) -> None:
-    from pyswarm_cli.image.commands import split_reference
-    from pyswarm_cli.image.progress import follow_pull
+    from pyswarm_cli.image.names import split_reference
+    from pyswarm_cli.image.progress import follow_progress
 
     reference, tag = split_reference(image)
     with engine.stream("POST", "images", "create", fromImage=reference, tag=tag or "latest") as response:
-        follow_pull(response, quiet=True)
+        follow_progress(response, quiet=True)
 
 
 def _run_attached(engine: EngineClient, container_id: str, given: dict[str, Any], detach_keys: str | None) -> int:

@@ -38,7 +38,8 @@ def find_target(engine: EngineClient, reference: str) -> Target:
             raise
         not_here = error
     try:
-        return _target_of_task(engine.get("tasks", reference), reference)
+        task_id = engine.get("pyswarm", "tasks", reference, "story")["ID"]  # knows slots such as web.2, too
+        return _target_of_task(engine.get("tasks", task_id), reference)
     except EngineError as error:
         if error.status == 503:
             raise click.ClickException(

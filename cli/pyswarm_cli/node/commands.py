@@ -218,6 +218,12 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
         },
         "Engine Version": description.get("Engine", {}).get("EngineVersion"),
     }
+    if permissions := description.get("Permissions"):
+        described["Permissions"] = {
+            "Privileged": "Yes" if permissions["Privileged"] else "No",
+            "Devices": permissions["Devices"],
+            "CDI devices": permissions["CDIDevices"],
+        }
     if manager:
         described["Manager Status"] = {
             "Address": manager.get("Addr"),

@@ -8,7 +8,11 @@ from typing import Any
 
 import click
 
+from pyswarm_cli.content.references import changed_references
 from pyswarm_cli.key_values import parse_environment, parse_labels
+from pyswarm_cli.service.container_settings import changed_members, swap_members
+from pyswarm_cli.service.health import healthcheck
+from pyswarm_cli.service.log_options import log_driver
 from pyswarm_cli.service.mounts import parse_mount, parse_publish
 from pyswarm_cli.service.rules import (
     SCHEDULE_LABELS,
@@ -38,6 +42,7 @@ def updated_spec(
     _put(template, "RestartPolicy", {**(template.get("RestartPolicy") or {}), **restart_policy(options)})
     _put(template, "Placement", _placement(template.get("Placement") or {}, options))
     _put(template, "Networks", _networks(template.get("Networks") or (), options, network_ids or {}))
+    _put(template, "LogDriver", log_driver(options, template.get("LogDriver") or {}))
     if options["force"]:
         template["ForceUpdate"] = int(template.get("ForceUpdate") or 0) + 1
     if options["replicas"] is not None:
@@ -87,6 +92,9 @@ def _container(before: Mapping[str, Any], options: Options, environment: Mapping
     if options["container_label_add"] or options["container_label_rm"]:
         labels = {**(container.get("Labels") or {}), **parse_labels(options["container_label_add"])}
         container["Labels"] = {key: value for key, value in labels.items() if key not in options["container_label_rm"]}
+    container |= changed_references(container, options)
+    container |= changed_members(container, options)
+    container |= given({"Healthcheck": healthcheck(container.get("Healthcheck"), options)})
     if options["mount_add"] or options["mount_rm"]:
         container["Mounts"] = _replaced(
             container.get("Mounts") or (), map(parse_mount, options["mount_add"]), options["mount_rm"], lambda m: m.get("Target")
@@ -101,7 +109,8 @@ def _environment(before: Sequence[str], options: Options, environment: Mapping[s
 
 
 def _resources(before: Mapping[str, Any], options: Options) -> Changed:
-    resources = {kind: dict(amounts or {}) for kind, amounts in before.items()}
+    resources = {kind: dict(amounts) if isinstance(amounts, dict) else amounts for kind, amounts in before.items()}
+    resources |= swap_members(options)
     wanted: tuple[tuple[str, str, str], ...] = (
         ("limit_cpu", "Limits", "NanoCPUs"),
         ("limit_memory", "Limits", "MemoryBytes"),

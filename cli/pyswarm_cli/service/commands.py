@@ -13,6 +13,7 @@ from pyswarm_cli.output import for_each, warn_of
 from pyswarm_cli.service.options import create_options, update_options, wait_options
 
 pass_engine = click.make_pass_decorator(EngineClient)
+_IMAGE_OPTIONS = ("no_resolve_image", "with_registry_auth")
 
 
 @click.group(
@@ -59,17 +60,22 @@ def create(
       pyswarm service create --name resize --mode replicated-job --replicas 20 --max-concurrent 5 resizer
       pyswarm service create --name backup --mode replicated-job --schedule '30 3 * * *' --schedule-timezone Europe/Berlin saver
       pyswarm service create --name api --depends-on db --env DB=db api:7
+      pyswarm service create --name web --secret tls.key --config source=nginx.conf,target=/etc/nginx/nginx.conf nginx
+      pyswarm service create --name encoder --device nvidia.com/gpu=all --sysctl net.core.somaxconn=1024 ffmpeg:6
       pyswarm service create --dry-run --replicas 8 --reserve-memory 2g --constraint node.labels.disk==ssd db:15
     """
+    from pyswarm_cli.content.references import with_references
     from pyswarm_cli.service.spec import service_spec
 
-    spec = service_spec(image, command, options, os.environ)
+    spec = service_spec(image, command, with_references(engine, options), os.environ)
     if dry_run:
         from pyswarm_cli.service.dry_run import show_dry_run
 
         show_dry_run(engine, spec, output_format)
         return
-    created = engine.post("services", "create", body=spec)
+    from pyswarm_cli.service.image_choice import registry_headers, resolve_query
+
+    created = engine.post("services", "create", body=spec, headers=registry_headers(options, image), **resolve_query(options))
     warn_of(created)
     click.echo(created["ID"])
     if not detach:
@@ -103,12 +109,22 @@ def update(engine: EngineClient, /, name: str, detach: bool, quiet: bool, wait_t
         _refuse_other_options(options)
         _roll_back(engine, name, detach=detach, quiet=quiet, timeout_ns=wait_timeout)
         return
+    from pyswarm_cli.content.references import with_references
     from pyswarm_cli.service.changed_spec import updated_spec
     from pyswarm_cli.service.changing import change_service
+    from pyswarm_cli.service.image_choice import image_of, registry_headers, resolve_query, resolved_image
     from pyswarm_cli.service.waiting import Patience, wait_until_converged
 
+    options["image"] = resolved_image(engine, options, options["image"])
+    options = with_references(engine, options, "_add")
     networks = _network_ids(engine, (*options["network_add"], *options["network_rm"]))
-    changed = change_service(engine, name, lambda spec: updated_spec(spec, options, os.environ, networks))
+    changed = change_service(
+        engine,
+        name,
+        lambda spec: updated_spec(spec, options, os.environ, networks),
+        headers_of=lambda spec: registry_headers(options, image_of(spec)),
+        query=resolve_query(options),
+    )
     click.echo(name)
     wait_until_converged(engine, changed, Patience(detach, quiet, wait_timeout))
 
@@ -185,7 +201,7 @@ def _roll_back(engine: EngineClient, name: str, *, detach: bool, quiet: bool, ti
 
 
 def _refuse_other_options(options: Mapping[str, Any]) -> None:
-    given = [name for name, value in options.items() if value not in (None, "", (), False) and name != "no_resolve_image"]
+    given = [name for name, value in options.items() if value not in (None, "", (), False) and name not in _IMAGE_OPTIONS]
     if given:
         raise click.UsageError(f"--rollback does not go with other changes (--{given[0].replace('_', '-')})")
 

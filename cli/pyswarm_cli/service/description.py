@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from pyswarm_cli.content.references import described_references
 from pyswarm_cli.service.listing import port_text
 from pyswarm_cli.service.modes import job_iteration, service_mode
 from pyswarm_cli.service.rules import generic_resource_text
@@ -101,10 +102,29 @@ def _container(container: Mapping[str, Any]) -> dict[str, Any]:
         "Dir": container.get("Dir"),
         "Labels": container.get("Labels"),
         "Mounts": mounts,
+        "Secrets": described_references(container, "secret"),
+        "Configs": described_references(container, "config"),
+        "Groups": container.get("Groups"),
+        "Init": "Yes" if container.get("Init") else None,
+        "Read only": "Yes" if container.get("ReadOnly") else None,
         "Capabilities added": container.get("CapabilityAdd"),
         "Capabilities dropped": container.get("CapabilityDrop"),
+        "Security": _security(container.get("Privileges") or {}),
+        "Sysctls": container.get("Sysctls"),
+        "Ulimits": [f"{each['Name']}={each.get('Soft', 0)}:{each.get('Hard', 0)}" for each in container.get("Ulimits") or ()],
+        "OOM score": container.get("OomScoreAdj") or None,
+        "Hosts": container.get("Hosts"),
+        "DNS": {name: values for name, values in (container.get("DNSConfig") or {}).items() if values},
         "Stop grace period": None if grace_ns is None else format_duration_ns(grace_ns),
     }
+
+
+def _security(privileges: Mapping[str, Any]) -> list[str]:
+    seccomp, apparmor = privileges.get("Seccomp") or {}, privileges.get("AppArmor") or {}
+    found = ["no new privileges"] if privileges.get("NoNewPrivileges") else []
+    if seccomp.get("Mode", "default") not in ("", "default"):
+        found.append(f"seccomp {seccomp['Mode']}")
+    return [*found, "without AppArmor"] if apparmor.get("Mode") == "disabled" else found
 
 
 def _placement(placement: Mapping[str, Any]) -> dict[str, Any]:

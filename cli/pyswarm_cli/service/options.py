@@ -4,10 +4,16 @@ import click
 
 from pyswarm_cli.key_values import parsed
 from pyswarm_cli.output import with_options
+from pyswarm_cli.service.container_options import container_options
+from pyswarm_cli.service.health import health_options
+from pyswarm_cli.service.image_choice import image_options
+from pyswarm_cli.service.log_options import log_driver_options
 from pyswarm_cli.service.rule_options import Options, beyond_docker_options, help_text, restart_options, roll_options
 from pyswarm_cli.units import parse_bytes, parse_duration_ns, parse_nano_cpus
 
 _duration, _bytes, _cpus = parsed(parse_duration_ns), parsed(parse_bytes), parsed(parse_nano_cpus)
+_SECRET_HELP = "Give a secret, as /run/secrets/NAME; also source=NAME,target=PATH,uid=N,gid=N,mode=0400 (repeatable)."
+_CONFIG_HELP = "Give a config, as /NAME; also source=NAME,target=PATH,uid=N,gid=N,mode=0440 (repeatable)."
 MODES = ["replicated", "global", "replicated-job", "global-job"]
 
 detach_option = click.option("--detach", "-d", is_flag=True, help="Do not wait until the service has converged.")
@@ -30,9 +36,6 @@ _resource_options = with_options(
     click.option("--limit-pids", type=click.IntRange(0), metavar="N", help="At most so many processes in a container (0: any)."),
     click.option("--reserve-cpu", callback=_cpus, metavar="N", help="Only on nodes with so many CPUs left."),
     click.option("--reserve-memory", callback=_bytes, metavar="BYTES", help="Only on nodes with so much memory left."),
-)
-_no_resolve_option = click.option(
-    "--no-resolve-image", is_flag=True, hidden=True, help="Accepted for docker's sake: nodes resolve the image."
 )
 
 
@@ -66,12 +69,13 @@ create_options = with_options(
     click.option("--env", "-e", multiple=True, metavar="KEY=VALUE", help="Set an environment variable (repeatable)."),
     click.option("--label", "-l", multiple=True, metavar="KEY=VALUE", help="A label of the service (repeatable)."),
     click.option("--container-label", multiple=True, metavar="KEY=VALUE", help="A label of its containers (repeatable)."),
+    click.option("--secret", multiple=True, metavar="SECRET", help=_SECRET_HELP),
+    click.option("--config", multiple=True, metavar="CONFIG", help=_CONFIG_HELP),
     click.option("--mount", multiple=True, metavar="MOUNT", help="type=bind,source=/srv,target=/data,readonly (repeatable)."),
     _container_options(is_new=True),
-    click.option("--tty", "-t", is_flag=True, help="Give it a terminal."),
-    click.option("--read-only", is_flag=True, help="Mount the root file system read-only."),
-    click.option("--cap-add", multiple=True, metavar="CAPABILITY", help="Add a capability, such as NET_ADMIN (repeatable)."),
-    click.option("--cap-drop", multiple=True, metavar="CAPABILITY", help="Take a capability away, or ALL (repeatable)."),
+    container_options(is_new=True),
+    health_options(is_new=True),
+    log_driver_options,
     click.option(
         "--constraint", multiple=True, metavar="EXPRESSION", help="Only on such nodes: node.labels.disk==ssd (repeatable)."
     ),
@@ -90,7 +94,7 @@ create_options = with_options(
     click.option(
         "--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="How --dry-run is shown."
     ),
-    _no_resolve_option,
+    image_options,
 )
 
 update_options = with_options(
@@ -107,9 +111,16 @@ update_options = with_options(
     click.option("--network-rm", multiple=True, metavar="NETWORK", help="Leave a network (repeatable)."),
     click.option("--publish-add", multiple=True, metavar="PORT:PORT", help="Add or change a published port (repeatable)."),
     click.option("--publish-rm", multiple=True, metavar="TARGET-PORT", help="Publish a port of the tasks no more (repeatable)."),
+    click.option("--secret-add", multiple=True, metavar="SECRET", help=_SECRET_HELP),
+    click.option("--secret-rm", multiple=True, metavar="SECRET", help="Take a secret away (repeatable)."),
+    click.option("--config-add", multiple=True, metavar="CONFIG", help=_CONFIG_HELP),
+    click.option("--config-rm", multiple=True, metavar="CONFIG", help="Take a config away (repeatable)."),
     click.option("--mount-add", multiple=True, metavar="MOUNT", help="Add or change a mount (repeatable)."),
     click.option("--mount-rm", multiple=True, metavar="TARGET", help="Remove the mount on this path (repeatable)."),
     _container_options(is_new=False),
+    container_options(is_new=False),
+    health_options(is_new=False),
+    log_driver_options,
     click.option("--constraint-add", multiple=True, metavar="EXPRESSION", help="Add a constraint (repeatable)."),
     click.option("--constraint-rm", multiple=True, metavar="EXPRESSION", help="Remove a constraint (repeatable)."),
     click.option("--placement-pref-add", multiple=True, metavar="spread=LABEL", help="Add a placement preference (repeatable)."),
@@ -123,5 +134,5 @@ update_options = with_options(
     beyond_docker_options(is_new=False),
     click.option("--force", is_flag=True, help="Replace the tasks even if nothing else changes."),
     click.option("--rollback", is_flag=True, help="Return to the previous form of the service instead."),
-    _no_resolve_option,
+    image_options,
 )

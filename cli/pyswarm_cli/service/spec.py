@@ -10,6 +10,9 @@ from typing import Any
 import click
 
 from pyswarm_cli.key_values import parse_environment, parse_fields, parse_labels
+from pyswarm_cli.service.container_settings import access_labels, container_members, swap_members
+from pyswarm_cli.service.health import healthcheck
+from pyswarm_cli.service.log_options import log_driver
 from pyswarm_cli.service.mounts import parse_mount, parse_publish
 from pyswarm_cli.service.rules import (
     SCHEDULE_LABELS,
@@ -26,13 +29,14 @@ _JOBS = ("replicated-job", "global-job")
 
 
 def service_spec(image: str, command: Sequence[str], options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the body of `POST /services/create`."""
+    """Return the body of `POST /services/create`. The options `secret` and `config` hold references (see `content.references`)."""
     template = {
         "ContainerSpec": _container(image, command, options, environment),
         "Resources": _resources(options),
         "RestartPolicy": restart_policy(options),
         "Placement": _placement(options),
         "Networks": [parse_network(text) for text in options["network"]],
+        "LogDriver": log_driver(options, {}),
     }
     spec = {
         "Name": options["name"] or "",
@@ -59,29 +63,23 @@ def parse_network(text: str) -> dict[str, Any]:
     return {**members, "Aliases": aliases} if aliases else members
 
 
-def parse_capability(name: str) -> str:
-    """Return a capability as the API writes it: `CAP_NET_ADMIN`, or `ALL`."""
-    upper = name.upper()
-    return upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
-
-
 def _container(image: str, command: Sequence[str], options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
     return given(
         {
             "Image": image,
-            "Labels": parse_labels(options["container_label"]),
+            "Labels": {**parse_labels(options["container_label"]), **access_labels(options)},
             "Command": split_command(options["entrypoint"]) if options["entrypoint"] is not None else [],
             "Args": list(command),
             "Hostname": options["hostname"],
             "Env": parse_environment(options["env"], environment),
             "Dir": options["workdir"],
             "User": options["user"],
-            "TTY": options["tty"],
-            "ReadOnly": options["read_only"],
+            "Secrets": list(options["secret"]),
+            "Configs": list(options["config"]),
             "Mounts": [parse_mount(text) for text in options["mount"]],
             "StopSignal": options["stop_signal"],
-            "CapabilityAdd": [parse_capability(name) for name in options["cap_add"]],
-            "CapabilityDrop": [parse_capability(name) for name in options["cap_drop"]],
+            "Healthcheck": healthcheck(None, options),
+            **container_members(options),
         },
         StopGracePeriod=options["stop_grace_period"],
     )
@@ -102,7 +100,7 @@ def _resources(options: Options) -> dict[str, Any]:
         "MemoryBytes": options["reserve_memory"],
         "GenericResources": [parse_generic_resource(text) for text in options["generic_resource"]],
     }
-    return given({"Limits": given(limits), "Reservations": given(reservations)})
+    return {**given({"Limits": given(limits), "Reservations": given(reservations)}), **swap_members(options)}
 
 
 def _placement(options: Options) -> dict[str, Any]:

@@ -28,9 +28,9 @@ _SHOWN = {"nodes": "node", "services": "service", "tasks": "task", "networks": "
 def backup(engine: EngineClient, file: Path, force: bool) -> None:
     """Write the state of the cluster to FILE, taken live at one moment, on any manager.
 
-    FILE holds the key of the CA and the join tokens: who reads it owns the cluster. It is made readable for its owner alone (mode
-    0600); keep it so. When the swarm locks its managers (autolock), FILE is encrypted under the unlock key of this moment: keep
-    that key too, elsewhere.
+    FILE holds the key of the CA, the join tokens and all secrets: who reads it owns the cluster. It is made readable for its owner
+    alone (mode 0600); keep it so. When the swarm locks its managers (autolock), FILE is encrypted under the unlock key of this
+    moment: keep that key too, elsewhere.
 
     Example: pyswarm swarm backup /backups/swarm-monday
     """
@@ -41,7 +41,8 @@ def backup(engine: EngineClient, file: Path, force: bool) -> None:
     locked = ", encrypted under the swarm's unlock key" if header["encrypted"] else ""
     click.echo(f"{describe(header)}\nBackup written to {file} ({format_decimal_bytes(size_bytes)}{locked}).")
     if not header["encrypted"]:
-        click.echo("It is not encrypted and holds the key of the CA and the join tokens: keep it as safe as the managers.")
+        held = "the key of the CA, the join tokens and all secrets"
+        click.echo(f"It is not encrypted and holds {held}: keep it as safe as the managers.")
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pyswarm_cli.engine import EngineClient
-from pyswarm_cli.lazy_group import LazyGroup
+from pyswarm_cli.lazy_group import LazyCommand, LazyGroup
 from pyswarm_cli.output import (
     filter_option,
     format_option,
@@ -30,7 +30,10 @@ _whole_format_option = click.option(
 )
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    lazy={"logs": LazyCommand("pyswarm_cli.service.logs:task_logs", "Show what a task said, wherever it runs or ran.")},
+)
 def task() -> None:
     """What became of single tasks, and why.
 

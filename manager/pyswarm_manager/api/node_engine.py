@@ -1,7 +1,7 @@
 """The Engine API of any node, through any manager: `/pyswarm/nodes/{node}/engine/…`.
 
-Whatever follows `engine` is asked of that node's own API, with method, query, headers and body as they came: containers, exec, attach,
-archives, statistics. A connection that the node takes over (101) is taken over here too. `pyswarm exec TASK` stands on this.
+Whatever follows `engine` is asked of that node's own API, with method, query, headers and body as they came: containers, exec,
+attach, archives, statistics. A connection that the node takes over (101) is taken over here too. `pyswarm exec` stands on this.
 """
 
 from collections.abc import AsyncIterator

@@ -8,11 +8,11 @@ from fastapi import APIRouter
 
 from pyswarm_manager.api import (
     backup,
+    contents,
     logs,
     networks,
     node_engine,
     nodes,
-    secrets_and_configs,
     service_insight,
     services,
     swarm,
@@ -31,5 +31,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     networks.router,
     swarm.router,
     backup.router,
-    secrets_and_configs.router,
+    contents.SECRETS_ROUTER,
+    contents.CONFIGS_ROUTER,
 )

@@ -12,6 +12,7 @@ from pyswarm_common.errors import AlreadyExists, FailedPrecondition, Unimplement
 from pyswarm_common.objects import Service, TaskSpec, UpdateStatus
 from pyswarm_common.specs import PortConfig, ServiceSpec, decode_service_spec
 from pyswarm_manager.api.job_changes import with_first_execution, with_next_execution
+from pyswarm_manager.api.service_contents import refuse_unknown_contents
 from pyswarm_manager.api.service_dependencies import refuse_cycle
 from pyswarm_manager.api.service_spec import (
     ServiceDraft,
@@ -53,6 +54,7 @@ def refuse_conflicts(view: View, service_id: str, draft: ServiceDraft) -> None:
             f"name conflicts with an existing object: service {draft.name} already exists", grpc_code="AlreadyExists"
         )
     validate_published_ports(draft.typed, service_id, view)
+    refuse_unknown_contents(view, draft.typed.task_template)
     refuse_cycle(view, draft.name, draft.typed.labels)
 
 
@@ -66,6 +68,7 @@ def update_service(tx: Transaction, service_id: str, update: ServiceUpdate) -> N
     service, draft = tx.services.must_get(service_id), update.draft
     _refuse_renaming(service, draft)
     validate_published_ports(draft.typed, service.id, tx)
+    refuse_unknown_contents(tx, draft.typed.task_template)
     refuse_cycle(tx, service.name, draft.typed.labels)
     template = resolve_networks(with_registry_auth(draft.template, _registry_auth(tx, service, update)), tx)
     before = tx.task_specs.must_get(service.task_spec_id)
@@ -86,6 +89,9 @@ def roll_back_service(tx: Transaction, service_id: str, version_index: int) -> N
     if service.previous_spec_json is None:
         raise FailedPrecondition(f"service {service.id} does not have a previous spec", grpc_code="FailedPrecondition")
     validate_published_ports(decode_service_spec(service.previous_spec_json), service.id, tx)  # others may have taken them since
+    previous = tx.task_specs.get(service.previous_task_spec_id)
+    if previous is not None:
+        refuse_unknown_contents(tx, previous.template)
     status = UpdateStatus(state=ROLLBACK_STARTED, message="manually requested rollback", started_at_ns=tx.now_ns)
     _store(tx, service, rolled_back(service, None if service.spec.is_job else status), version_index)
 
@@ -122,6 +128,12 @@ def _registry_auth(view: View, service: Service, update: ServiceUpdate) -> str:
     source_id = service.previous_task_spec_id if update.auth_from_previous else service.task_spec_id
     source = view.task_specs.get(source_id) or view.task_specs.must_get(service.task_spec_id)
     return registry_auth_of(source.template_json)
+
+
+def stored_registry_auth(view: View, service: Service) -> str:
+    """Return the credentials that a service's current template holds; "" for none."""
+    task_spec = view.task_specs.get(service.task_spec_id)
+    return registry_auth_of(task_spec.template_json) if task_spec is not None else ""
 
 
 def _refuse_renaming(service: Service, draft: ServiceDraft) -> None:

@@ -51,6 +51,12 @@ def draft_service(body: dict[str, Any]) -> ServiceDraft:
     return ServiceDraft(name=typed.name, spec=spec, template=template, typed=typed)
 
 
+def with_image(draft: ServiceDraft, image: str) -> ServiceDraft:
+    """Return the draft with another image."""
+    template = {**draft.template, "ContainerSpec": {**draft.template["ContainerSpec"], "Image": image}}
+    return ServiceDraft(draft.name, draft.spec, template, msgspec.convert({**draft.spec, "TaskTemplate": template}, ServiceSpec))
+
+
 def resolve_networks(template: dict[str, Any], view: View) -> dict[str, Any]:
     """Return the template with its network targets as ids. Raises NotFound, PermissionDenied, InvalidArgument."""
     if not template.get("Networks"):
@@ -145,8 +151,6 @@ def _refuse_other_runtimes(template: dict[str, Any]) -> None:
     refuse_unsupported(template, {"PluginSpec": "a plugin service", "NetworkAttachmentSpec": "a network attachment task"})
     if template.get("Runtime", "container") not in ("", "container"):
         raise InvalidArgument(f'runtime "{template["Runtime"]}" is not supported: only containers are')
-    container = _object(template, "ContainerSpec")
-    refuse_unsupported(container, {"Secrets": "giving secrets to a service", "Configs": "giving configs to a service"})
 
 
 def _object(parent: dict[str, Any], key: str) -> dict[str, Any]:

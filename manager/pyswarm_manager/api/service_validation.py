@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from pyswarm_common.container_spec import ContainerSpec
 from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.log_drivers import check_log_driver
 from pyswarm_common.service_labels import MOVE_ORDER, SCHEDULE, STRATEGIES, STRATEGY
 from pyswarm_common.specs import (
     GenericResource,
@@ -16,6 +17,9 @@ from pyswarm_common.specs import (
     TaskTemplate,
     UpdateConfig,
 )
+from pyswarm_manager.api.container_validation import validate_container_settings, validate_memory
+from pyswarm_manager.api.healthcheck_validation import validate_healthcheck
+from pyswarm_manager.api.service_contents import validate_content_references
 from pyswarm_manager.orchestrator.overlap import ORDERS
 from pyswarm_manager.orchestrator.schedule.timetable import timetable_of
 from pyswarm_manager.scheduler.constraints import parse_constraints
@@ -81,11 +85,10 @@ def warnings_about(spec: ServiceSpec, template: dict[str, object]) -> list[str] 
     if _ports(spec):
         warnings.append("published ports are stored but not active yet: the service is reachable on its networks only")
     container = template.get("ContainerSpec")
-    for key in ("Healthcheck", "Ulimits", "Sysctls", "Privileges"):
-        if isinstance(container, dict) and _says_anything(container.get(key)):
-            warnings.append(f"{key} is stored but has no effect yet")
-    if template.get("LogDriver"):
-        warnings.append("LogDriver is stored but has no effect yet: logs are kept on the task's node")
+    privileges = container.get("Privileges") if isinstance(container, dict) else None
+    for key in ("CredentialSpec", "SELinuxContext"):
+        if isinstance(privileges, dict) and _says_anything(privileges.get(key)):
+            warnings.append(f"{key} is stored but has no effect")
     return warnings or None
 
 
@@ -121,10 +124,13 @@ def _validate_template(template: TaskTemplate) -> None:
     container = template.container_spec or ContainerSpec()
     _validate_container(container)
     if template.resources is not None:
+        validate_memory(template.resources)
         for amounts in (template.resources.limits, template.resources.reservations):
             _validate_amounts(amounts or ResourceAmounts())
             _validate_generic_resources((amounts and amounts.generic_resources) or ())
     _validate_restart(template.restart_policy or RestartPolicy())
+    if template.log_driver is not None and template.log_driver.name:
+        check_log_driver(template.log_driver.name, template.log_driver.options or {})
     if template.placement is not None:
         parse_constraints(template.placement.constraints or [])
         if template.placement.max_replicas < 0:
@@ -141,9 +147,9 @@ def _validate_container(container: ContainerSpec) -> None:
     duplicate = _first_duplicate(mount.target for mount in container.mounts or ())
     if duplicate is not None:
         _refuse(f"ContainerSpec: duplicate mount point: {duplicate}")
-    for mount in container.mounts or ():
-        if not mount.target.startswith("/"):
-            _refuse(f"invalid mount target, must be an absolute path: {mount.target}")
+    validate_content_references(container)
+    validate_healthcheck(container.healthcheck)
+    validate_container_settings(container)
 
 
 def _validate_amounts(amounts: ResourceAmounts) -> None:

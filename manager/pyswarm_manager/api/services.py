@@ -14,7 +14,7 @@ from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Service
 from pyswarm_common.specs import ServiceSpec
 from pyswarm_manager.api import service_changes as changes
-from pyswarm_manager.api.manager_services import read_view, services_of
+from pyswarm_manager.api.manager_services import ManagerServices, read_view, services_of
 from pyswarm_manager.api.render.service import render_service, render_service_status, service_mode
 from pyswarm_manager.api.service_dependencies import validate_dependency_labels
 from pyswarm_manager.api.service_names import new_service_name
@@ -66,8 +66,11 @@ async def create_service(request: Request) -> Response:
     draft = validated(body)
     service_id, task_spec_id = new_id(), new_id()
     registry_auth = request.headers.get(_REGISTRY_AUTH_HEADER, "")
-    await manager.store.update(lambda tx: changes.create_service(tx, service_id, task_spec_id, draft, registry_auth))
-    answer = {"ID": service_id, "Warnings": warnings_about(draft.typed, draft.template)}
+    if manager.image_pinning is not None:
+        changes.refuse_conflicts(await read_view(manager), service_id, draft)  # rather than after the registry has answered
+    pinned, unpinned = await _with_digest(request, manager, draft, registry_auth)
+    await manager.store.update(lambda tx: changes.create_service(tx, service_id, task_spec_id, pinned, registry_auth))
+    answer = {"ID": service_id, "Warnings": [*unpinned, *(warnings_about(draft.typed, draft.template) or ())] or None}
     return JSONResponse(answer, status_code=201)
 
 
@@ -85,15 +88,17 @@ async def update_service(request: Request, reference: str) -> Response:
         await manager.store.update(lambda tx: changes.roll_back_service(tx, service.id, version))
         return JSONResponse({"Warnings": None})
     draft = validated({**body, "Name": body.get("Name") or service.name})
+    registry_auth = request.headers.get(_REGISTRY_AUTH_HEADER, "") or changes.stored_registry_auth(manager.store.view, service)
+    pinned, unpinned = await _with_digest(request, manager, draft, registry_auth, service)
     update = changes.ServiceUpdate(
-        draft=draft,
+        draft=pinned,
         version_index=version,
         new_task_spec_id=new_id(),
         registry_auth=request.headers.get(_REGISTRY_AUTH_HEADER, ""),
         auth_from_previous=request.query_params.get("registryAuthFrom") == "previous-spec",
     )
     await manager.store.update(lambda tx: changes.update_service(tx, service.id, update))
-    return JSONResponse({"Warnings": warnings_about(draft.typed, draft.template)})
+    return JSONResponse({"Warnings": [*unpinned, *(warnings_about(draft.typed, draft.template) or ())] or None})
 
 
 @router.delete("/services/{reference}")
@@ -117,6 +122,22 @@ def validated(body: dict[str, Any]) -> ServiceDraft:
     validate_service(draft.typed)
     validate_dependency_labels(draft.typed)
     return draft
+
+
+def _asks_registry(request: Request) -> bool:
+    """Whether the client leaves it to the manager to record the image's digest, which `resolveImage=false` does not."""
+    return query_flag(request, "resolveImage", default=True)
+
+
+async def _with_digest(
+    request: Request, manager: ManagerServices, draft: ServiceDraft, registry_auth: str, service: Service | None = None
+) -> tuple[ServiceDraft, list[str]]:
+    """Return the draft with its image pinned, and what to warn of. `service`: the one that is updated."""
+    if manager.image_pinning is None or not _asks_registry(request):
+        return draft, []
+    spec = manager.store.view.task_specs.get(service.task_spec_id) if service is not None else None
+    container = spec.template.container_spec if spec is not None else None
+    return await manager.image_pinning.pinned(draft, registry_auth, container.image if container is not None else "")
 
 
 def _matches(service: Service, filters: Filters) -> bool:

@@ -72,12 +72,13 @@ class _Frames:
         if self._content_type != MULTIPLEXED_STREAM:
             return
         rest = self._rest + chunk
-        while len(rest) >= _FRAME_HEAD_BYTES:
-            length = _FRAME_HEAD_BYTES + int.from_bytes(rest[4:_FRAME_HEAD_BYTES], "big")
-            if len(rest) < length:
+        start = 0
+        while len(rest) >= start + _FRAME_HEAD_BYTES:
+            length = _FRAME_HEAD_BYTES + int.from_bytes(rest[start + 4 : start + _FRAME_HEAD_BYTES], "big")
+            if len(rest) < start + length:
                 break
-            rest = rest[length:]
-        self._rest = rest
+            start += length
+        self._rest = rest[start:]
 
     @property
     def is_whole(self) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
+from starlette.websockets import WebSocketDisconnect
+
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Unavailable
 from pyswarm_common.ids import new_id
@@ -22,6 +24,8 @@ from pyswarm_common.wire import OpenTunnel
 DIAL_TIMEOUT_S = 10.0
 """How long an agent may take to dial."""
 MAXIMUM_PIECE_BYTES = 64 * 1024
+_CLOSED = (WebSocketDisconnect, RuntimeError)
+"""What a WebSocket raises once it is closed."""
 
 
 class ByteSocket(Protocol):
@@ -67,7 +71,7 @@ class Tunnel:
         if self._is_at_end or self._socket is None:
             return b""
         piece = b""
-        with suppress(Exception):  # each server's WebSocket has its own error for being closed
+        with suppress(*_CLOSED):
             piece = await self._socket.receive_bytes()
         self._is_at_end = not piece
         return piece
@@ -89,7 +93,7 @@ class Tunnel:
         assert self._socket is not None
         try:
             await self._socket.send_bytes(piece)
-        except Exception as error:  # noqa: BLE001  as in `read`
+        except _CLOSED as error:
             raise Unavailable(f"the connection to node {self.node_id} broke") from error
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 import msgspec
 
 from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.host_access import NO_ACCESS, HostAccess, host_access
 from pyswarm_common.service_labels import STRATEGY
 from pyswarm_common.spec_base import Spec
 from pyswarm_common.specs import (
@@ -27,9 +28,14 @@ _NO_RESERVATION = ResourceAmounts()
 BINPACK = "binpack"
 
 
+class _ContainerPart(Spec, frozen=True, kw_only=True):
+    labels: dict[str, str] | None = None
+
+
 class _TemplatePart(Spec, frozen=True, kw_only=True):
     resources: ResourceRequirements | None = None
     placement: Placement | None = None
+    container_spec: _ContainerPart | None = None
 
 
 class _ServicePart(Spec, frozen=True, kw_only=True):
@@ -51,6 +57,8 @@ class TemplateDemand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     spreads: tuple[str, ...] = ()
     """Labels to spread over, the first level first."""
     max_replicas: int = 0
+    access: HostAccess = NO_ACCESS
+    """What it wants of its machine that operators have to allow."""
 
 
 class ServiceDemand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -70,12 +78,13 @@ NO_SERVICE_DEMAND = ServiceDemand()
 def template_demand(template_json: bytes) -> TemplateDemand:
     """Return what a task spec asks for. Raises msgspec.ValidationError."""
     part = msgspec.json.decode(template_json, type=_TemplatePart)
-    return _demand(part.resources, part.placement)
+    return _demand(part.resources, part.placement, part.container_spec.labels if part.container_spec else None)
 
 
 def demand_of_template(template: TaskTemplate) -> TemplateDemand:
     """Return what a template that is not stored yet asks for."""
-    return _demand(template.resources, template.placement)
+    container = template.container_spec
+    return _demand(template.resources, template.placement, container.labels if container else None)
 
 
 @lru_cache(maxsize=2048)
@@ -92,7 +101,9 @@ def demand_of_service(labels: dict[str, str] | None, endpoint: EndpointSpec | No
     return ServiceDemand(host_ports=ports, packs=packs) if ports or packs else NO_SERVICE_DEMAND
 
 
-def _demand(resources: ResourceRequirements | None, placement: Placement | None) -> TemplateDemand:
+def _demand(
+    resources: ResourceRequirements | None, placement: Placement | None, container_labels: dict[str, str] | None
+) -> TemplateDemand:
     reservation = (resources.reservations if resources else None) or _NO_RESERVATION
     placement = placement or _NO_PLACEMENT
     return TemplateDemand(
@@ -104,7 +115,16 @@ def _demand(resources: ResourceRequirements | None, placement: Placement | None)
         platforms=tuple(placement.platforms) if placement.platforms else (),
         spreads=_spreads(placement) if placement.preferences else (),
         max_replicas=placement.max_replicas,
+        access=_access(container_labels),
     )
+
+
+def _access(labels: dict[str, str] | None) -> HostAccess:
+    """Labels that mean nothing were refused; should there be some, the node says so."""
+    try:
+        return host_access(labels)
+    except InvalidArgument:
+        return NO_ACCESS
 
 
 def _generic_amounts(reservation: ResourceAmounts) -> tuple[tuple[str, int], ...]:

@@ -1,7 +1,7 @@
 """Which services wait for others (label `pyswarm.depends_on`), and whether a change may end that. Pure.
 
-A service waits until each service that it names is up: at least one task runs; of a job, all has completed in its present
-iteration. The scheduler holds the tasks of a service that waits.
+A service waits until each service that it names is up: at least one task runs (with a healthcheck: is healthy); of a job, all has
+completed in its present iteration. The scheduler holds the tasks of a service that waits.
 
 A service waits once. From its first task that is placed on it has started, and a dependency that is down later keeps neither a
 replacement nor a new replica from starting. That is read off the tasks that are there: one of them has been placed, or replaces
@@ -79,7 +79,7 @@ def _why_not_up(view: View, name: str, labels: dict[str, str] | None) -> str:
     spec = found.spec
     if spec.is_job:
         return "" if _has_completed(view, found) else f"waiting for job {found.name} to complete"
-    if any(t.status.state is TaskState.RUNNING and t.desired_state <= TaskState.RUNNING for t in view.tasks.of_service(found.id)):
+    if any(map(_is_up, view.tasks.of_service(found.id))):
         return ""
     running = f"0/{spec.replicas} running" if spec.is_replicated else "none running"
     return f"waiting for service {found.name} ({running})"
@@ -88,6 +88,12 @@ def _why_not_up(view: View, name: str, labels: dict[str, str] | None) -> str:
 def _has_completed(view: View, job: Service) -> bool:
     progress = job_progress(view, job)
     return has_begun(job) and progress.completed >= progress.wanted
+
+
+def _is_up(task: Task) -> bool:
+    """Whether the task runs, which with a healthcheck it only does when healthy, and is not about to be stopped."""
+    is_running = task.status.state is TaskState.RUNNING and not task.status.error
+    return is_running and task.desired_state <= TaskState.RUNNING
 
 
 def _was_placed(task: Task) -> bool:

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from pyswarm_common.amounts import format_binary_bytes
+from pyswarm_common.host_access import NO_ACCESS, HostAccess, refusals
 from pyswarm_common.objects import Node
 from pyswarm_manager.scheduler.attributes import AttributeIndex
 from pyswarm_manager.scheduler.constraints import Constraint, attribute_of, normal_architecture
@@ -253,6 +254,41 @@ class PlatformFilter:
         return FilterVerdict(filter=self.name, passes=passes, detail=detail)
 
 
+class PermissionFilter:
+    """The node's operator allows what the container wants of the machine.
+
+    `what` names it in the plural, `part` picks it out of all that is wanted.
+    """
+
+    depends_on_load = False
+    concerns_service = False
+    makes_candidates = False
+
+    def __init__(self, name: str, what: str, part: Callable[[HostAccess], HostAccess]) -> None:
+        self.name = name
+        self._what = what
+        self._part = part
+
+    def applies(self, group: TaskGroup) -> bool:
+        """When it wants anything of that sort."""
+        return self._part(group.demand.access) != NO_ACCESS
+
+    def check(self, group: TaskGroup, nodes: Nodes) -> Check:
+        """All of it must be allowed."""
+        wanted = self._part(group.demand.access)
+        return lambda info: not refusals(wanted, info.node.description.permissions)
+
+    def explain(self, count: int) -> str:
+        """Swarm has nothing like it."""
+        return f"{self._what} are not allowed on {count_of_nodes(count)}"
+
+    def verdict(self, group: TaskGroup, info: NodeInfo, passes: bool) -> FilterVerdict:
+        """What is not allowed, and how the operator would allow it."""
+        refused = refusals(self._part(group.demand.access), info.node.description.permissions)
+        detail = "; ".join(f"{each.what} not allowed (pyswarmd {each.option})" for each in refused)
+        return FilterVerdict(filter=self.name, passes=passes, detail=detail or f"{self._what} are allowed")
+
+
 class HostPortFilter:
     """The ports that are published on the node itself are free there."""
 
@@ -320,6 +356,9 @@ FILTERS: tuple[Filter, ...] = (
     GenericResourceFilter(),
     ConstraintFilter(),
     PlatformFilter(),
+    PermissionFilter("privileged", "privileged containers", lambda access: HostAccess(is_privileged=access.is_privileged)),
+    PermissionFilter("devices", "these devices", lambda access: HostAccess(devices=access.devices)),
+    PermissionFilter("CDI devices", "these CDI devices", lambda access: HostAccess(cdi_devices=access.cdi_devices)),
     HostPortFilter(),
     MaxReplicasFilter(),
 )

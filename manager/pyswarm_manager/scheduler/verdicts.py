@@ -13,7 +13,8 @@ class FilterVerdict(Shape, frozen=True, kw_only=True):
     """One filter on one node. The numbers are None where the filter has none."""
 
     filter: str
-    """`ready`, `cpus`, `memory`, `pids`, `generic resources`, `constraints`, `platform`, `host ports` or `max replicas`."""
+    """`ready`, `cpus`, `memory`, `pids`, `generic resources`, `constraints`, `platform`, `privileged`, `devices`,
+    `CDI devices`, `host ports` or `max replicas`."""
     passes: bool
     detail: str
     """Such as `needs 512 MiB, free 100 MiB of 2 GiB` or `node.labels.zone==north: node has zone=south`."""

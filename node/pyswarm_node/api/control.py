@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pyswarm_agent.api.agent_services import AgentServices
 from pyswarm_common.errors import Unavailable
+from pyswarm_common.log_drivers import DEFAULT_DRIVER
 from pyswarm_common.objects import NodeResources
 from pyswarm_common.wire import ManagerAddress
 from pyswarm_node.key_file import SWARM_IS_LOCKED
@@ -41,6 +42,7 @@ class LocalState:
     """What a manager that does not serve yet is waiting for."""
     is_manager: bool = False
     managers: tuple[ManagerAddress, ...] = ()
+    log_driver: str = DEFAULT_DRIVER
 
 
 class NodeControl(Protocol):

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from pyswarm_agent.api.containers import render_container
-from pyswarm_agent.api.images import render_image_summary
+from pyswarm_agent.api.container_rendering import render_container
+from pyswarm_agent.api.images import images_disk_use
+from pyswarm_agent.api.volumes import volumes_with_usage
+from pyswarm_agent.images.registries import Registries
 from pyswarm_common.engine_api.responses import API_VERSION, MINIMUM_API_VERSION, JSONResponse, rfc3339
-from pyswarm_common.errors import Unimplemented
+from pyswarm_common.log_drivers import DRIVERS
 from pyswarm_node.api.control import LocalState, NodeControl
 from pyswarm_node.api.swarm_info import describe_swarm, describe_warnings
 from pyswarm_node.api.version_middleware import ARCHITECTURE, ENGINE_VERSION, PRODUCT_VERSION
 
 router = APIRouter()
 
+_NETWORK_DRIVERS = ("bridge", "host", "null", "overlay")
 _CGROUP_V2_MARKER = Path("/sys/fs/cgroup/cgroup.controllers")
 _OS_RELEASE = Path("/etc/os-release")
 
@@ -77,20 +81,22 @@ async def show_info(request: Request) -> Response:
     local = control.local
     swarm = describe_swarm(control)
     machine = _describe_machine(local, control.agent.clock.now_ns())
+    machine["RegistryConfig"] = _describe_registries(control.agent.images.registries)
     return JSONResponse({**_describe_agent(control), **machine, "Warnings": describe_warnings(local, swarm), "Swarm": swarm})
 
 
 @router.get("/system/df")
 async def show_disk_use(request: Request) -> Response:
-    """Show what images and containers there are, with sizes."""
+    """Show what images, containers and volumes there are, with sizes."""
     agent = _control(request).agent
-    images = agent.images.list()
     return JSONResponse(
         {
-            "LayersSize": sum(image.size_bytes for image in images),
-            "Images": [render_image_summary(image) for image in images],
-            "Containers": [render_container(container, agent.clock.now_ns()) for container in agent.containers.list()],
-            "Volumes": [],
+            **images_disk_use(agent),
+            "Containers": [
+                render_container(container, agent.clock.now_ns(), held=agent.local.get(container.config.id))
+                for container in agent.containers.list()
+            ],
+            "Volumes": await volumes_with_usage(agent),
             "BuildCache": [],
             "BuilderSize": 0,
         }
@@ -103,26 +109,20 @@ async def prune_builds(request: Request) -> Response:
     return JSONResponse({"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
-@router.post("/auth")
-async def check_credentials(request: Request) -> Response:
-    """Check registry credentials: not offered yet."""
-    raise Unimplemented("checking registry credentials is not supported yet")
-
-
 def _describe_agent(control: NodeControl) -> dict[str, Any]:
     containers = control.agent.containers.list()
-    running = sum(container.state == "running" for container in containers)
+    states = Counter(container.state for container in containers)
     return {
         "ID": control.local.node_id,
         "Containers": len(containers),
-        "ContainersRunning": running,
-        "ContainersPaused": 0,
-        "ContainersStopped": len(containers) - running,
+        "ContainersRunning": states["running"],
+        "ContainersPaused": states["paused"],
+        "ContainersStopped": states["created"] + states["exited"],
         "Images": len(control.agent.images.list()),
         "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", "overlayfs"]],
-        "Plugins": {"Volume": ["local"], "Network": ["host", "null", "overlay"], "Authorization": None, "Log": ["json-file"]},
-        "LoggingDriver": "json-file",
+        "Plugins": {"Volume": ["local"], "Network": list(_NETWORK_DRIVERS), "Authorization": None, "Log": list(DRIVERS)},
+        "LoggingDriver": control.local.log_driver,
         "Runtimes": {"crun": {"path": "crun"}},
         "DefaultRuntime": "crun",
         "LiveRestoreEnabled": True,
@@ -161,13 +161,6 @@ def _describe_machine(local: LocalState, now_ns: int) -> dict[str, Any]:
         "OSType": "linux",
         "Architecture": platform.machine(),
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": {
-            "AllowNondistributableArtifactsCIDRs": [],
-            "AllowNondistributableArtifactsHostnames": [],
-            "InsecureRegistryCIDRs": ["127.0.0.0/8"],
-            "IndexConfigs": {"docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}},
-            "Mirrors": [],
-        },
         "NCPU": local.resources.nano_cpus // 1_000_000_000,
         "MemTotal": local.resources.memory_bytes,
         "GenericResources": msgspec.to_builtins(local.resources.generic_resources) or None,
@@ -180,6 +173,20 @@ def _describe_machine(local: LocalState, now_ns: int) -> dict[str, Any]:
         "ExperimentalBuild": False,
         "ServerVersion": ENGINE_VERSION,
         "Isolation": "",
+    }
+
+
+def _describe_registries(registries: Registries) -> dict[str, Any]:
+    mirrors = [f"{url.rstrip('/')}/" for url in registries.settings.mirrors]
+    networks = registries.insecure_networks
+    index = {"docker.io": {"Name": "docker.io", "Mirrors": mirrors, "Secure": True, "Official": True}}
+    insecure = [name for name in registries.settings.insecure if "/" not in name]
+    return {
+        "AllowNondistributableArtifactsCIDRs": [],
+        "AllowNondistributableArtifactsHostnames": [],
+        "InsecureRegistryCIDRs": [network for network in networks if network != "::1/128"],
+        "IndexConfigs": {**index, **{name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in insecure}},
+        "Mirrors": mirrors,
     }
 
 

@@ -67,7 +67,8 @@ def strip_version(scope: Scope) -> Scope:
             f"client version {asked[0]}.{asked[1]} is too old. Minimum supported API version is {MINIMUM_API_VERSION}, "
             "please upgrade your client to a newer version"
         )
-    return {**scope, "path": scope["path"][found.end() :] or "/"}
+    state = {**scope.get("state", {}), "api_version": asked}
+    return {**scope, "path": scope["path"][found.end() :] or "/", "state": state}
 
 
 def _add_headers(headers: MutableHeaders) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from pyswarm_agent.container_config import NodeInfo, build_container_config, merge_env
 from pyswarm_agent.images import Image, ImageConfig
-from pyswarm_agent.runtime.records import ContainerConfig, MountConfig
-from pyswarm_common.errors import InvalidArgument, Unimplemented
+from pyswarm_agent.runtime.records import ContainerConfig
+from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.generic_resources import parse_generic_resources
 from pyswarm_common.objects import Record
 from pyswarm_common.specs import TaskTemplate
@@ -46,11 +46,12 @@ def build(
     image: Image = IMAGE,
     place: Place | None = None,
     assignment: TaskAssignment = ASSIGNMENT,
+    node: NodeInfo = NODE,
     **template: Any,
 ) -> ContainerConfig:
     whole = msgspec.convert({"ContainerSpec": {"Image": "web:1", **spec}, **template}, TaskTemplate)
     return build_container_config(
-        assignment, whole, image, sandbox=place or Place(), node=NODE, layer_paths=["/l/2", "/l/1"], container_id=CONTAINER_ID
+        assignment, whole, image, sandbox=place or Place(), node=node, layer_paths=["/l/2", "/l/1"], container_id=CONTAINER_ID
     )
 
 
@@ -150,27 +151,3 @@ def test_limits_and_grace() -> None:
     assert config.stop_grace_period_s == 1.5
     assert build({"StopGracePeriod": 0}).stop_grace_period_s == 0
     assert build({}).stop_grace_period_s == 10
-
-
-def test_mounts() -> None:
-    mounts = [
-        {"Type": "bind", "Source": "/data/{{.Task.Slot}}", "Target": "/d", "ReadOnly": True},
-        {"Type": "tmpfs", "Target": "/t"},
-    ]
-    assert build({"Mounts": mounts}).mounts == (
-        MountConfig(type="bind", source="/data/3", target="/d", read_only=True),
-        MountConfig(type="tmpfs", target="/t"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("mount", "error"),
-    [
-        ({"Type": "volume", "Source": "v", "Target": "/v"}, Unimplemented),
-        ({"Type": "bind", "Source": "/a", "Target": "b"}, InvalidArgument),
-        ({"Type": "npipe", "Source": "/a", "Target": "/b"}, InvalidArgument),
-    ],
-)
-def test_mounts_that_cannot_be(mount: dict[str, str], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        build({"Mounts": [mount]})

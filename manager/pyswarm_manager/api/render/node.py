@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from pyswarm_common.objects import Node, NodeResources
+from pyswarm_common.objects import Node, NodePermissions, NodeResources
 from pyswarm_manager.api.render.meta import render_meta
 
 PLUGINS = (
@@ -42,12 +42,24 @@ def _render_description(node: Node, tls_info: dict[str, str]) -> dict[str, Any]:
     if description.engine_labels:
         engine["Labels"] = description.engine_labels
     engine["Plugins"] = PLUGINS
-    return {
+    rendered: dict[str, Any] = {
         "Hostname": description.hostname,
         "Platform": {"Architecture": description.architecture, "OS": description.os},
         "Resources": _render_resources(description.resources),
         "Engine": engine,
         "TLSInfo": tls_info,
+    }
+    if description.permissions != NodePermissions():
+        rendered["Permissions"] = _render_permissions(description.permissions)
+    return rendered
+
+
+def _render_permissions(permissions: NodePermissions) -> dict[str, Any]:
+    """What the operator allows there, which Docker's API does not know."""
+    return {
+        "Privileged": permissions.allows_privileged,
+        "Devices": list(permissions.devices),
+        "CDIDevices": list(permissions.cdi_devices),
     }
 
 
