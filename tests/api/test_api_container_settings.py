@@ -36,7 +36,7 @@ def mount(**members: Any) -> dict[str, Any]:
         ),
         ({"OomScoreAdj": 1001}, "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
         ({"Hosts": ["db"]}, "invalid extra host 'db'"),
-        ({"Hosts": ["db 10.0.0.1"]}, "invalid extra host"),
+        *(({"Hosts": [line]}, "invalid extra host") for line in ("db 10.0.0.1", "", "10.0.0.1 a\n::1 b")),
         ({"Hostname": "a b"}, "invalid hostname format: a b"),
         ({"DNSConfig": {"Nameservers": ["dns.example"]}}, "bad nameserver address: dns.example"),
         ({"DNSConfig": {"Search": ["a b"]}}, "invalid DNS search domain or option: 'a b'"),

@@ -136,6 +136,22 @@ async def test_pruning_counts_what_it_frees_and_leaves_what_is_used(stores: Stor
     assert [volume.name for volume in store.list()] == ["unwanted", "used"]
 
 
+async def test_pruning_looks_at_the_containers_once_for_all_that_is_used(stores: Stores) -> None:
+    looks: list[None] = []
+
+    def users() -> dict[str, list[str]]:
+        looks.append(None)
+        return {f"used{number}": ["c1"] for number in range(50)}
+
+    store = VolumeStore(stores.data_dir, ManualClock(), users)
+    stores.opened.append(store)
+    for name in (*users(), "free"):
+        await store.create(name)
+    looks.clear()
+    assert await store.prune(lambda _: True) == (["free"], 0)
+    assert len(looks) == 2  # the second for the one that is removed
+
+
 async def test_volumes_of_a_container_go_with_it_unless_another_uses_them(stores: Stores) -> None:
     store = stores.open()
     for name, container in (("own1", "c1"), ("own2", "c1"), ("other", "c2"), ("named", "")):
