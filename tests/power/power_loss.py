@@ -169,7 +169,7 @@ class PowerLossRun:
             if not is_member:
                 if cut_founding_after is not None:
                     server.cut_after(cut_founding_after)
-                wait("swarm init", lambda: engine.ask("POST", "/swarm/init", {"AdvertiseAddr": ADDRESS}))
+                wait("swarm init", lambda: _found(engine))
             services = wait("the manager serves", lambda: engine.ask("GET", "/services"))
             broken = self.ledger.check(services)
             identity = wait("the cluster's identity", lambda: _identity(engine))
@@ -215,6 +215,13 @@ class PowerLossRun:
 def _switch_off_when_cut(server: DiskServer, machine: Machine) -> None:
     server.was_cut.wait()
     machine.switch_off()
+
+
+def _found(engine: Engine) -> bool:
+    """Found the cluster, unless an attempt whose answer was lost has done so."""
+    if engine.ask("GET", "/info")["Swarm"]["LocalNodeState"] == "inactive":
+        engine.ask("POST", "/swarm/init", {"AdvertiseAddr": ADDRESS})
+    return True
 
 
 def _wait(what: str, probe: Callable[[], _T | None], server: DiskServer, machine: Machine) -> _T:
