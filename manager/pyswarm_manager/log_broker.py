@@ -21,7 +21,7 @@ from pyswarm_common.objects import Service, Task
 from pyswarm_common.task_states import TaskState
 from pyswarm_common.waiting import wait_first
 from pyswarm_common.wire import LogLine, LogPart, LogRequest, OpenStream
-from pyswarm_manager.log_streams import LogPublisher, LogStream, PartQueue
+from pyswarm_manager.log_streams import QUEUE_BYTES, LogPublisher, LogStream, PartQueue
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.tables import View
 
@@ -33,7 +33,9 @@ LONGEST_PART_BYTES = 256 * 1024
 ALL_PARTS_BYTES = 16 * 1024 * 1024
 """What the parts of all streams of one reader may have together, about."""
 BATCH_MESSAGES = 2048
+BATCH_BYTES = 1024 * 1024
 REASONS_SHOWN = 50
+REASONS_KEPT = 1000
 
 LEADER_CHANGED = "another manager leads the swarm now: run the command again, and it goes on there"
 """Agents send logs to the leader alone, so a reader's former leader gets no new ones."""
@@ -148,7 +150,7 @@ class LogSubscription:
         self._selector = selector
         self._request = request
         self._queues: list[PartQueue] = []
-        self._streams: list[LogStream] = []
+        self._streams: dict[str, LogStream] = {}
         self._readings: dict[str, _Reading] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._is_woken = False
@@ -162,7 +164,7 @@ class LogSubscription:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for stream in self._streams:
+        for stream in self._streams.values():
             self._broker.forget(stream)
         for queue in self._queues:
             queue.abandon()
@@ -191,14 +193,17 @@ class LogSubscription:
             if await self._refill(source):
                 heapq.heappush(heap, (source.lines[0].at_ns, number))
         batch: list[LogMessage] = []
+        batch_bytes = 0
         while heap:
             number = heap[0][1]
             source = sources[number]
-            batch.append(LogMessage(source.stream.task, source.lines.popleft()))
+            line = source.lines.popleft()
+            batch.append(LogMessage(source.stream.task, line))
+            batch_bytes += len(line.line)
             if not source.lines:
-                if source.stream.parts.is_empty or len(batch) >= BATCH_MESSAGES:
+                if source.stream.parts.is_empty or len(batch) >= BATCH_MESSAGES or batch_bytes >= BATCH_BYTES:
                     yield batch
-                    batch = []
+                    batch, batch_bytes = [], 0
                 if not await self._refill(source):
                     heapq.heappop(heap)
                     continue
@@ -248,7 +253,7 @@ class LogSubscription:
     def _open_now(self, task: Task, request: LogRequest) -> LogStream | None:
         """Open a task's log for a reader that does not follow; notes why when there is none to be had."""
         if _has_log(task):
-            return self._open(task, self._new_queue(), request)
+            return self._open(task, self._new_queue(request.part_bytes), request)
         if not task.is_terminal:
             self._note(f"task {task.id} has not been {'started' if task.node_id else 'scheduled'}")
         return None
@@ -288,6 +293,8 @@ class LogSubscription:
     def _open_followed(self, queue: PartQueue, tail: int) -> None:
         """Open what is neither open nor finished; what broke goes on where it broke. `tail`: of logs not seen before."""
         tasks = self._selector.tasks(self._store.view)
+        present = {task.id for task in tasks}
+        self._readings = {id_: each for id_, each in self._readings.items() if id_ in present or each.stream is not None}
         for task in tasks:
             reading = self._readings.setdefault(task.id, _Reading(tail if _has_log(task) else -1))
             self._drop_silent(reading)
@@ -311,12 +318,12 @@ class LogSubscription:
         if stream is None or stream.is_dialled.is_set():
             return
         if self._clock.monotonic_s() - stream.opened_at_s > DIAL_TIMEOUT_S:
-            self._broker.forget(stream)
+            self._forget(stream)
             reading.stream = None
 
     def _end(self, stream: LogStream) -> None:
         """A stream ended: for good when its task has, else it is opened again with the next look."""
-        self._broker.forget(stream)
+        self._forget(stream)
         task = self._store.view.tasks.get(stream.task.id)
         reading = self._readings[stream.task.id]
         reading.stream = None
@@ -349,14 +356,19 @@ class LogSubscription:
         if stream is None:
             self._note(f"node {task.node_id} is not available")
         else:
-            self._streams.append(stream)
+            self._streams[stream.id] = stream
         return stream
 
-    def _note(self, reason: str) -> None:
-        self._reasons[reason] = None
+    def _forget(self, stream: LogStream) -> None:
+        self._broker.forget(stream)
+        self._streams.pop(stream.id, None)
 
-    def _new_queue(self) -> PartQueue:
-        queue = PartQueue()
+    def _note(self, reason: str) -> None:
+        if len(self._reasons) < REASONS_KEPT:
+            self._reasons[reason] = None
+
+    def _new_queue(self, limit_bytes: int = QUEUE_BYTES) -> PartQueue:
+        queue = PartQueue(limit_bytes)
         self._queues.append(queue)
         return queue
 

@@ -9,6 +9,8 @@ from pyswarm_common.wire import LogPart
 
 QUEUE_LINES = 512
 """How many lines wait for a slow reader before publishers wait too."""
+QUEUE_BYTES = 1024 * 1024
+"""The same in bytes: lines may be as long as a MiB."""
 
 
 class LogStream:
@@ -27,8 +29,11 @@ class LogStream:
 class PartQueue:
     """Parts (None: a stream's end) from one or more streams to one reader; publishers wait when it is long."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_bytes: int = QUEUE_BYTES) -> None:
+        """`limit_bytes`: from how much on publishers wait. Each may have one part more in it."""
         self._items: deque[tuple[LogStream | None, LogPart | None]] = deque()
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
         self._lines = 0
         self._has_items = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -41,8 +46,8 @@ class PartQueue:
             return
         self._items.append((stream, part))
         self._has_items.set()
-        self._lines += len(part.lines) if part is not None else 0
-        if self._lines >= QUEUE_LINES:
+        self._count(part, 1)
+        if self._lines >= QUEUE_LINES or self._bytes >= self._limit_bytes:
             self._has_room.clear()
 
     async def wait_room(self) -> None:
@@ -58,10 +63,15 @@ class PartQueue:
         stream, part = self._items.popleft()
         if not self._items:
             self._has_items.clear()
-        self._lines -= len(part.lines) if part is not None else 0
-        if self._lines <= QUEUE_LINES // 2:
+        self._count(part, -1)
+        if self._lines <= QUEUE_LINES // 2 and self._bytes <= self._limit_bytes // 2:
             self._has_room.set()
         return stream, part
+
+    def _count(self, part: LogPart | None, sign: int) -> None:
+        if part is not None:
+            self._lines += sign * len(part.lines)
+            self._bytes += sign * sum(len(line.line) for line in part.lines)
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +81,7 @@ class PartQueue:
     def abandon(self) -> None:
         """The reader has gone."""
         self.is_abandoned.set()
+        self._items.clear()
         self._has_room.set()
 
 

@@ -78,6 +78,8 @@ class Sandbox(Record, frozen=True, kw_only=True):
     hosts: str
     address: str = ""
     ports: tuple[PublishedPort, ...] = ()
+    network_names: dict[str, str] = {}
+    """Names of the overlays that it is on, by id."""
 
 
 class NetworkDriver:
@@ -199,6 +201,7 @@ class NetworkDriver:
             hosts=hosts_file(record),
             address=record.egress_address,
             ports=record.ports,
+            network_names={a.network_id: self._views[a.network_id].name for a in record.attachments if a.network_id in self._views},
         )
 
     async def detach(self, sandbox_id: str) -> None:

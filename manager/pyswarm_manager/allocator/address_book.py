@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pyswarm_common.objects import Network
 from pyswarm_common.task_states import TaskState
-from pyswarm_manager.allocator.ipam import Subnet, make_subnet, next_address, parse_address
+from pyswarm_manager.allocator.ipam import PoolError, Subnet, make_subnet, next_address, parse_address
 from pyswarm_manager.store.tables import View
 
 
@@ -55,6 +55,17 @@ class AddressBook:
         addresses.taken.add(address)
         addresses.cursor = address
         return addresses.subnet.with_prefix(address)
+
+    def take(self, network: Network, address: str) -> str | None:
+        """Return this address of an allocated network, with its prefix; None when another has it. Raises PoolError."""
+        addresses, wanted = self._addresses(network), parse_address(address)
+        subnet = addresses.subnet
+        if not int(subnet.network.network_address) < wanted < int(subnet.network.broadcast_address):
+            raise PoolError(f"no configured subnet contains IP address {address}")
+        if wanted in addresses.taken or wanted == subnet.gateway:
+            return None
+        addresses.taken.add(wanted)
+        return subnet.with_prefix(wanted)
 
     def take_back(self, network: Network, address: str) -> None:
         """Free an address again that was given in this decide, but not used."""

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from pyswarm_common.container_spec import ContainerSpec
 from pyswarm_common.errors import InvalidArgument
-from pyswarm_common.log_drivers import check_log_driver
+from pyswarm_common.log_drivers import DEFAULT_DRIVER, check_log_driver
 from pyswarm_common.service_labels import MOVE_ORDER, SCHEDULE, STRATEGIES, STRATEGY
 from pyswarm_common.specs import (
     GenericResource,
@@ -129,8 +129,9 @@ def _validate_template(template: TaskTemplate) -> None:
             _validate_amounts(amounts or ResourceAmounts())
             _validate_generic_resources((amounts and amounts.generic_resources) or ())
     _validate_restart(template.restart_policy or RestartPolicy())
-    if template.log_driver is not None and template.log_driver.name:
-        check_log_driver(template.log_driver.name, template.log_driver.options or {})
+    if template.log_driver is not None:
+        # Without a name it is each node's default; whichever that is, it knows no options but those of the product's default.
+        check_log_driver(template.log_driver.name or DEFAULT_DRIVER, template.log_driver.options or {})
     if template.placement is not None:
         parse_constraints(template.placement.constraints or [])
         if template.placement.max_replicas < 0:

@@ -67,7 +67,7 @@ def _select(view: View, filters: Filters) -> Iterable[Task]:
             and filters.allows_prefix("id", task.id)
             and ("name" not in filters or filters.allows_prefix("name", task_name(task, view)))
             and ("label" not in filters or _labels_allow(task, view, filters))
-            and filters.allows("runtime", "container")
+            and _runtime_allows(task, filters)
         ):
             yield task
 
@@ -90,6 +90,13 @@ def _labels_allow(task: Task, view: View, filters: Filters) -> bool:
     """A task has its service's labels here, which is how `stack ps` finds it."""
     service = view.services.get(task.service_id)
     return service is not None and filters.allows_labels("label", service.spec.labels)
+
+
+def _runtime_allows(task: Task, filters: Filters) -> bool:
+    """Attachments of single containers are shown only to those who ask for them."""
+    if task.attached_container_id:
+        return "attachment" in filters.values("runtime")
+    return filters.allows("runtime", "container")
 
 
 def _parse_desired_state(word: str) -> TaskState:

@@ -36,7 +36,7 @@ def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None
     service = view.services.get(task.service_id)
     return TaskAssignment(
         task_id=task.id,
-        task_spec_id=task.task_spec_id,
+        task_spec_id="" if task.attached_container_id else task.task_spec_id,
         desired_state=task.desired_state,
         service_id=task.service_id,
         service_name=service.name if service else "",
@@ -45,6 +45,7 @@ def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None
         attachments=task.attachments,
         generic_resources=task.generic_resources,
         service_labels=_labels_to_tell(view, task),
+        attached_container_id=task.attached_container_id,
     )
 
 

@@ -18,7 +18,7 @@ from pyswarm_common import wire
 from pyswarm_common.objects import Network, Node, Service, Task
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.store.tables import View
-from pyswarm_manager.task_names import full_task_name
+from pyswarm_manager.task_names import attachment_names, full_task_name
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,9 @@ def _endpoint(view: View, network_id: str, task: Task) -> wire.Endpoint | None:
         return None
     service = view.services.get(task.service_id)
     address = next(a.address for a in task.attachments if a.network_id == network_id)
+    if task.attached_container_id:
+        name, *aliases = attachment_names(task, network_id, view)
+        return wire.Endpoint(address=address, data_path_address=_place_of(node)[0], name=name, aliases=tuple(aliases))
     name = full_task_name(task, service) if service else task.id
     return wire.Endpoint(address=address, data_path_address=_place_of(node)[0], name=name)
 

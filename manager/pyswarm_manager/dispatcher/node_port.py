@@ -5,6 +5,8 @@ POST /join              a token and a signing request in, a node certificate out
 WS   /session           an agent's session
 WS   /streams/{id}      a log, or a tunnel to the node's Engine API, that the manager asked for
 POST /certificate       a new certificate for the caller, with the role that the store gives it
+POST /attachments       an address on an attachable network for a single container of the caller
+POST /attachments/release   such addresses are free again
 POST /managers/enter    be a manager at these addresses, or hear how far that is
 POST /managers/leave    be a manager no more
      /engine/…          the Engine API's routes of the manager, for the other managers (`forwarding/`)
@@ -29,6 +31,7 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from pyswarm_common import pki, wire
+from pyswarm_common.attachment_messages import ATTACH_PATH, DETACH_PATH, AttachAnswer, AttachRequest, DetachRequest
 from pyswarm_common.engine_api.responses import JSONResponse, error_response
 from pyswarm_common.errors import InvalidArgument, PermissionDenied, PyswarmError
 from pyswarm_common.waiting import wait_first
@@ -63,6 +66,18 @@ class Admissions(Protocol):
         ...
 
 
+class Attachments(Protocol):
+    """Who gives single containers their addresses (`network_attachments`)."""
+
+    async def attach(self, node_id: str, request: AttachRequest) -> AttachAnswer:
+        """Give a node's container an address. Raises PyswarmError."""
+        ...
+
+    async def detach(self, node_id: str, request: DetachRequest) -> None:
+        """Free what a node's containers had."""
+        ...
+
+
 Forward: TypeAlias = Callable[[Request, dict[str, str]], Awaitable[Response]]
 """Passes a request on to the leader, with these headers added, and returns its answer."""
 
@@ -87,6 +102,7 @@ class NodePort:
         store: Store,
         authority: CertificateAuthority,
         admissions: Admissions,
+        attachments: Attachments,
         dispatcher: Dispatcher,
         log_broker: LogBroker,
         tunnels: NodeTunnels,
@@ -99,6 +115,7 @@ class NodePort:
         self._store = store
         self._authority = authority
         self._admissions = admissions
+        self._attachments = attachments
         self._dispatcher = dispatcher
         self._log_broker = log_broker
         self._tunnels = tunnels
@@ -113,6 +130,8 @@ class NodePort:
                 Route(wire.CA_PATH, self._ca, methods=["GET"]),
                 Route(wire.JOIN_PATH, self._on_leader(self._join), methods=["POST"]),
                 Route(wire.CERTIFICATE_PATH, self._on_leader(self._renew), methods=["POST"]),
+                Route(ATTACH_PATH, self._on_leader(self._attach), methods=["POST"]),
+                Route(DETACH_PATH, self._on_leader(self._detach), methods=["POST"]),
                 Route(wire.ENTER_PATH, self._on_leader(self._enter), methods=["POST"]),
                 Route(wire.LEAVE_PATH, self._on_leader(self._leave), methods=["POST"]),
                 Route(wire.HEALTH_PATH, self._tell_health, methods=["GET"]),
@@ -163,6 +182,14 @@ class NodePort:
     async def _renew(self, request: Request) -> Response:
         identity = self._identity(request)
         return JSONResponse(await self._authority.renew(identity, await _decode(request, wire.CertificateRequest)))
+
+    async def _attach(self, request: Request) -> Response:
+        node_id = self._identity(request).node_id
+        return JSONResponse(await self._attachments.attach(node_id, await _decode(request, AttachRequest)))
+
+    async def _detach(self, request: Request) -> Response:
+        await self._attachments.detach(self._identity(request).node_id, await _decode(request, DetachRequest))
+        return Response()
 
     async def _enter(self, request: Request) -> Response:
         return JSONResponse(await self._admissions.enter(self._manager(request).node_id, await _decode(request, wire.EnterRequest)))

@@ -137,7 +137,7 @@ class ClusterLoad:
 
     def _count_on_node(self, info: NodeInfo, task: Task, times: int) -> None:
         state = task.status.state
-        if state < _ASSIGNED or state > _RUNNING:
+        if state < _ASSIGNED or state > _RUNNING or task.attached_container_id:
             return
         if task.desired_state <= _RUNNING:
             info.reserve(self._demand_of(task), times)

@@ -10,6 +10,7 @@ from pyswarm_common.task_states import TaskState
 from pyswarm_manager.api.render.meta import render_meta
 from pyswarm_manager.api.render.names import task_name
 from pyswarm_manager.store.tables import View
+from pyswarm_manager.task_names import attachment_names
 
 _VXLAN_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 
@@ -80,7 +81,7 @@ def _ipam_configs(network: Network) -> list[dict[str, str]]:
 def _render_endpoint(network: Network, task: Task, view: View) -> dict[str, str]:
     address = _attachment(network, task).address
     return {
-        "Name": task_name(task, view),
+        "Name": attachment_names(task, network.id, view)[0] if task.attached_container_id else task_name(task, view),
         "EndpointID": _endpoint_id(network, task),
         "MacAddress": _mac_address(address),
         "IPv4Address": address,

@@ -3,6 +3,8 @@
 * Tasks on a node that was removed from the cluster: nobody will ever report how they ended.
 * Tasks on a node that has been down for `ORPHAN_AFTER_NS`.
 
+Attachments of single containers are deleted instead: nothing makes others in their place.
+
 The node object says since when it is down, so the count goes on under another leader. That time is of the clock of whoever wrote
 it: when it lies in the future of this manager's clock, or is not known, it is taken as now.
 
@@ -37,10 +39,14 @@ def decide(view: View, now_ns: int, limit: int | None = DEFAULT_LIMIT, *, node_i
             draft.postpone(ids[position:])
             break
         for task in _held_by(view, node_id) if message else ():
-            if not draft.has_room():
+            operations = 2 if task.attached_container_id else 1
+            if not draft.has_room(operations):
                 draft.postpone(ids[position:])
                 return draft.finish()
-            draft.update(with_status(task, TaskState.ORPHANED, now_ns, message))
+            if task.attached_container_id:
+                draft.delete(task, operations)  # with its task spec: it has no history that a reaper would keep
+            else:
+                draft.update(with_status(task, TaskState.ORPHANED, now_ns, message))
     return draft.finish()
 
 

@@ -54,8 +54,8 @@ def _to_reject(view: View, node: Node, demands: "_Demands") -> Iterator[Task]:
 
 
 def _holds_node(task: Task) -> bool:
-    """Whether the task is there and may stay as far as its orchestrator is concerned."""
-    is_wanted = task.desired_state <= TaskState.RUNNING and not task.rejection
+    """Whether the task is there and may stay as far as its orchestrator is concerned. Attachments take nothing of their node."""
+    is_wanted = task.desired_state <= TaskState.RUNNING and not task.rejection and not task.attached_container_id
     return is_wanted and TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
 
 

@@ -4,8 +4,8 @@ A task that is to move is marked (`must_move`); the replicated orchestrator then
 gently: only while the service is whole (every slot runs the present task spec, no update goes on, nothing is still stopping), at
 most as many at once as its update parallelism allows, and no sooner than its update delay after one of its tasks changed. A move
 that leaves the service's own spread as it is, and only evens out what nodes carry in all, is made when nothing else in the whole
-cluster moves. A node that became ready less than `SETTLE_NS` ago is not moved to: it may be flapping. What a better place is says
-`moves.py`.
+cluster moves. Services that need room move together only where there is room for all of them (`room.py`). A node that became ready
+less than `SETTLE_NS` ago is not moved to: it may be flapping. What a better place is says `moves.py`.
 
 A mark is taken back while the orchestrator has not acted on it, when there is no better place any more, or the user no longer asks.
 Jobs and global services are not rebalanced, nor are services that are to be packed (`pyswarm.placement.strategy=binpack`).
@@ -42,6 +42,7 @@ def decide(view: View, now_ns: int, limit: int | None = DEFAULT_LIMIT, *, servic
     draft = Draft(view, limit)
     ids = list(service_ids if service_ids is not None else all_service_ids(view))
     load = Load(view, now_ns)
+    ids += sorted(load.ids_of_moving_services().difference(ids))
     found = [service for service_id in ids if (service := view.services.get(service_id)) is not None]
     passes = [_Pass(view, draft, service, now_ns, load) for service in found]
     is_reviewed = all(one.review() for one in passes)
@@ -92,10 +93,14 @@ class _Pass:
         return self._unmark([task for task in marked if task not in self._useful])
 
     def imagine_moved(self) -> None:
-        """Put the marked tasks where they would go, in thought, so that what is marked next goes elsewhere."""
+        """Put the tasks that are to move where they would go, in thought, so that what is marked next goes elsewhere."""
         for task in self._useful:
             target = self._moves.target(task.node_id)
             if target is not None and self._settled_at_ns(target.node) <= self._now_ns:
+                self._moves.put_on(target)
+        for task in self._followed():
+            target = self._moves.target(task.node_id)
+            if target is not None:
                 self._moves.put_on(target)
 
     def mark(self) -> bool:
@@ -116,7 +121,7 @@ class _Pass:
                 break
             task, target = move
             targets.append(target)
-            if len(targets) > 1 and not self._moves.are_places_for_all(targets):
+            if not self._are_places_kept(targets):
                 self._moves.take_from(target)
                 self._moves.put_back(task.node_id)
                 break
@@ -145,6 +150,20 @@ class _Pass:
             self._made_moves = moves_of(self._service, self._load)
         return self._made_moves
 
+    def _are_places_kept(self, targets: Sequence[NodeInfo]) -> bool:
+        """Whether the scheduler will give those that move these nodes, in whatever order it comes to them and to others."""
+        if not self._moves.is_room_kept:
+            self._draft.wake(self._service.id, self._now_ns + TURN_NS)
+            return False
+        return len(targets) == 1 or self._moves.are_places_for_all(targets)
+
+    def _followed(self) -> list[Task]:
+        """The marked tasks whose successors have no node yet."""
+        if self._service.task_spec_id not in self._view.task_specs:
+            return []
+        waiting = [u for u in self._units.values() if u.current is not None and u.current.status.state < TaskState.ASSIGNED]
+        return [elder for unit in waiting for elder in unit.elders if elder.must_move]
+
     def _may_move(self) -> bool:
         if self._service.task_spec_id not in self._view.task_specs:
             return False
@@ -167,16 +186,35 @@ class _Pass:
         )
 
     def _useful_of(self, marked: Sequence[Task]) -> list[Task]:
-        """Those of the marked tasks to which the scheduler would give another node; the others are put back in thought."""
+        """Those of the marked tasks to which the scheduler would give a better place; the others are put back in thought."""
         useful = list(marked)
-        while (useless := next((task for task in useful if not self._has_better_place(task)), None)) is not None:
+        while (useless := self._first_useless(useful)) is not None:
             useful.remove(useless)
             self._moves.put_back(useless.node_id)
         return useful
 
-    def _has_better_place(self, task: Task) -> bool:
-        target = self._moves.target(task.node_id)
-        return target is not None and self._settled_at_ns(target.node) <= self._now_ns
+    def _first_useless(self, marked: Sequence[Task]) -> Task | None:
+        """The first that would have no better place once those before it have moved; in thought nothing moves in the end."""
+        targets: list[NodeInfo] = []
+        useless = None
+        for task in marked:
+            target = self._better_place_of(task)
+            if target is None:
+                useless = task
+                break
+            targets.append(target)
+            self._moves.put_on(target)
+        for target in reversed(targets):
+            self._moves.take_from(target)
+        return useless
+
+    def _better_place_of(self, task: Task) -> NodeInfo | None:
+        moves, source_id = self._moves, task.node_id
+        target = moves.target(source_id)
+        if target is None or self._settled_at_ns(target.node) > self._now_ns:
+            return None
+        is_better = moves.is_emptier(target.id, source_id) or moves.is_emptier_in_all(target.id, source_id)
+        return target if is_better else None
 
     def _unmark(self, tasks: Sequence[Task]) -> bool:
         for task in tasks:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pyswarm_common.errors import NotFound
 from pyswarm_common.objects import Node, Service, Task
+from pyswarm_manager.orchestrator.rebalance.room import Room, fill, needs_room
 from pyswarm_manager.scheduler.cluster_load import ClusterLoad
 from pyswarm_manager.scheduler.constraints import label_of
 from pyswarm_manager.scheduler.filters import FILTERS
@@ -39,6 +40,7 @@ class Load:
         self._view = view
         self.nodes: dict[str, NodeInfo] = dict(self.cluster.nodes)
         """All nodes by id; tasks that are to move are still on theirs, and count in its total."""
+        self.room = Room(self.cluster.nodes, self.cluster)
         self._leaving = view.derived(MovingTasks).by_node
         self._of_jobs: Counter[str] | None = None
 
@@ -47,18 +49,30 @@ class Load:
         """Whether any task of the cluster is to move."""
         return any(self._leaving.values())
 
+    def ids_of_moving_services(self) -> set[str]:
+        """Return the services of which tasks are to move, and may be in the way of others that want room."""
+        moving = self._view.derived(MovingTasks)
+        groups = (self.groups.make(s.id, s.task_spec_id) for s in self._view.services if moving.of_service(s.id))
+        return {group.service_id for group in groups if group is not None and needs_room(group)}
+
     def lasting_on(self, node_id: str) -> int:
-        """Return how many tasks a node has without those of jobs, and those that are to move."""
+        """Return how many tasks a node has without those of jobs."""
         if self._of_jobs is None:
             jobs = (service for service in self._view.services if service.spec.is_job)
             tasks = (task for job in jobs for task in self._view.tasks.of_service(job.id))
             self._of_jobs = Counter(task.node_id for task in tasks if takes_room(task))
-        return self.nodes[node_id].task_count - self._of_jobs[node_id] - self._leaving[node_id]
+        return self.nodes[node_id].task_count - self._of_jobs[node_id]
 
     def reserve(self, node_id: str, group: TaskGroup) -> None:
         """Count one more task of the group on a node; what was known of it before stays as it was."""
         info = self.nodes[node_id] = self.nodes[node_id].copy()
-        info.reserve(group.demand)
+        fill(info, group)
+        self.room.claim(group, node_id)
+
+    def give_back(self, info: NodeInfo, group: TaskGroup) -> None:
+        """Undo the latest `reserve` of this node, which was like this before."""
+        self.nodes[info.id] = info
+        self.room.give_up(group, info.id)
 
     def count_leaving(self, node_id: str, change: int) -> None:
         """Note that one more task is to leave a node, or one less."""
@@ -97,6 +111,11 @@ class Moves:
         """Whether the service has so many tasks on a node, or preferences, that its spread may be uneven."""
         return bool(self._group.demand.spreads) or max(self._group.counts.values(), default=0) > 1
 
+    @property
+    def is_room_kept(self) -> bool:
+        """Whether no other service takes from these moves what is meant for them, nor they from others."""
+        return not needs_room(self._group) or self._load.room.is_kept()
+
     def target(self, source_id: str) -> NodeInfo | None:
         """Return the node that a task taken off this one would be given; None when that is this one again, or a bad one."""
         chosen = self._first_place()
@@ -133,10 +152,13 @@ class Moves:
         return there < here
 
     def is_emptier_in_all(self, target_id: str, source_id: str) -> bool:
-        """Whether the target is as empty of the service's tasks, stands in the same branch, and has fewer tasks in all."""
+        """Whether the target is as empty of the service's tasks, stands in the same branch, and has fewer tasks in all.
+
+        The tasks of others that are to move count where they still are: a mark is not taken back because others got or lost theirs.
+        """
         there, here = self._parting_counts(target_id, source_id)
         is_beside = self._path_of[target_id] == self._path_of[source_id]
-        return is_beside and there == here and self._load.lasting_on(target_id) < self._load.lasting_on(source_id)
+        return is_beside and there == here and self._staying_on(target_id) < self._staying_on(source_id)
 
     def sources(self, tasks: Iterable[Task]) -> Iterator[Collection[Task]]:
         """Yield, fullest branch first, the tasks of each branch's fullest usable node: no others gain more by moving."""
@@ -173,7 +195,7 @@ class Moves:
     def take_from(self, info: NodeInfo) -> None:
         """Undo the latest `put_on` of this node."""
         self._count(info.id, -1)
-        self._load.nodes[info.id] = info
+        self._load.give_back(info, self._group)
 
     def _branch_rank(self, path: Path) -> list[tuple[int, int, str]]:
         """The place of a branch among all, as the scheduler's tree of preferences gives it."""
@@ -185,6 +207,9 @@ class Moves:
             if part != source_part:
                 return self._branches[part], self._branches[source_part]
         return self._group.counts.get(target_id, 0), self._group.counts.get(source_id, 0)
+
+    def _staying_on(self, node_id: str) -> int:
+        return self._load.lasting_on(node_id) - self._moving.get(node_id, 0)
 
     def _count(self, node_id: str, change: int) -> None:
         counts = self._group.counts
