@@ -22,6 +22,7 @@ from pyswarm_agent.held_contents import HeldContents
 from pyswarm_agent.held_views import HeldViews
 from pyswarm_agent.image_use import content_in_use
 from pyswarm_agent.images import ImageStore
+from pyswarm_agent.local_containers.overlay import SANDBOX_PREFIX, OverlayNetworks
 from pyswarm_agent.persistence import failed_of, until_done
 from pyswarm_agent.reporter import StatusReporter
 from pyswarm_agent.runtime import Runtime
@@ -79,6 +80,8 @@ class Agent:
     incarnation: Callable[[], int] = lambda: 0
     """The highest incarnation of the cluster that was seen; managers of a lower one are refused."""
     on_incarnation: Callable[[int], None] = lambda _: None
+    attachments: OverlayNetworks | None = None
+    """The cluster's networks for single containers, which share the network driver."""
 
     def __post_init__(self) -> None:
         self._machine = TaskMachine()
@@ -141,6 +144,7 @@ class Agent:
                 assignment=task.assignment,
                 status=task.status,
                 is_running=was_started,
+                is_startable=container is not None and not was_started and container.state == "created",
                 pid=container.pid if container is not None else 0,
                 awaits_health=container is not None and is_checked(container.config.healthcheck),
             )
@@ -152,7 +156,8 @@ class Agent:
         configs = (record.config for record in self.runtime.list())
         labelled = {config.labels[TASK_LABEL]: config.id for config in configs if TASK_LABEL in config.labels}
         containers = {task_id for task_id, container_id in labelled.items() if container_id == container_id_of(task_id)}
-        return containers | self.network.sandboxes()
+        sandboxes = {sandbox_id for sandbox_id in self.network.sandboxes() if not sandbox_id.startswith(SANDBOX_PREFIX)}
+        return containers | sandboxes
 
     async def _collect_garbage(self) -> None:
         await failed_of(("remove unused layers", lambda: self.images.collect_garbage(content_in_use(self.images, self.runtime))))
@@ -195,14 +200,17 @@ class Agent:
     async def _apply(self, message: wire.Assignments) -> None:
         self._contents.take(message)
         await self._views.take(message)
+        if self.attachments is not None:
+            self.attachments.take(message)
         for task_id in message.removed_tasks:
             self._emit(TaskRemoved(task_id=task_id))
         if message.is_complete:
             assigned = {t.task_id for t in message.tasks}
             for task_id in [t for t in self._machine.records if t not in assigned]:
                 self._emit(TaskRemoved(task_id=task_id))
-        for assignment in message.tasks:
+        for assignment in (t for t in message.tasks if not t.attached_container_id):
             self._assign(assignment, message.task_specs.get(assignment.task_spec_id))
+        self._contents.drop(message)
 
     def _assign(self, assignment: wire.TaskAssignment, template_json: bytes | None) -> None:
         task_id = assignment.task_id

@@ -6,7 +6,7 @@ Source: SwarmKit `agent/exec/dockerapi/container.go` (what becomes of a Containe
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pyswarm_agent.health.merging import merge_healthcheck
@@ -20,6 +20,7 @@ from pyswarm_agent.runtime.records import (
     DeviceConfig,
     LogConfig,
     MountConfig,
+    NetworkConfig,
     UlimitConfig,
 )
 from pyswarm_common.container_spec import ContainerSpec, Privileges, SeccompOptions
@@ -58,6 +59,11 @@ class Sandbox(Protocol):
     @property
     def hosts(self) -> str:
         """Text of the container's /etc/hosts."""
+        ...
+
+    @property
+    def network_names(self) -> Mapping[str, str]:
+        """Names of the overlays that it is on, by id."""
         ...
 
 
@@ -125,6 +131,10 @@ def build_container_config(
         swap_bytes=resources.swap_bytes,
         memory_swappiness=None if resources.memory_swappiness == -1 else resources.memory_swappiness,
         memory_reservation_bytes=reservations.memory_bytes,
+        networks=tuple(
+            NetworkConfig(id=a.network_id, name=sandbox.network_names.get(a.network_id, a.network_id), address=a.address)
+            for a in assignment.attachments
+        ),
     )
 
 

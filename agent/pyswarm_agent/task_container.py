@@ -19,6 +19,7 @@ from pyswarm_agent.task_mounts import task_mounts
 from pyswarm_agent.volumes.mounting import ContainerMounts
 from pyswarm_common.container_spec import ContainerSpec, DNSConfig
 from pyswarm_common.errors import InvalidArgument, NotFound
+from pyswarm_common.failpoints import failpoint
 from pyswarm_common.specs import TaskTemplate
 from pyswarm_common.wire import TaskAssignment
 from pyswarm_netplugin.driver import Sandbox, SandboxRequest
@@ -66,8 +67,10 @@ class TaskContainers:
                 nameservers=tuple(dns.nameservers or ()),
             )
             sandbox = await self.network.attach(request)
+            failpoint("task/sandboxed")
             asked = task_mounts(spec, placeholder_values(assignment, self.node()))
             async with self.mounts.prepared(asked, image.config.volumes, container_id) as mounts:
+                failpoint("task/volumes-made")
                 config = build_container_config(
                     assignment,
                     template,
@@ -79,11 +82,13 @@ class TaskContainers:
                     container_id=container_id,
                 )
                 await self.runtime.create(config)
+        failpoint("task/created")
         return container_id
 
     async def remove(self, task_id: str) -> None:
         """Remove the task's container and what was made for it, but for its network. Idempotent."""
         await self.runtime.remove(container_id_of(task_id))
+        failpoint("task/removed")
         await self.mounts.discard(container_id_of(task_id))
 
     async def _image(self, spec: ContainerSpec) -> Image:

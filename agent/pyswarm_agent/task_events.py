@@ -16,11 +16,13 @@ class TaskRestored(Record, frozen=True, kw_only=True):
     """After a restart of the agent: the task as it was kept on disk.
 
     `is_running`: its container was started, and whether it still runs or how it ended is yet to be told; `pid` if it runs.
+    `is_startable`: its container is there and was not started, or its start was cut short and undone.
     """
 
     assignment: TaskAssignment
     status: TaskStatus
     is_running: bool
+    is_startable: bool = False
     pid: int = 0
     awaits_health: bool = False
     """Whether its container has a healthcheck."""

@@ -15,6 +15,8 @@ out by `StopTask`, which the worker answers with `TaskStopped` whatever it inter
 A task that is stopped because it is unhealthy says so in its status (`error`) before: managers take it from the balancers, and
 whatever restarts meanwhile, it ends as FAILED.
 
+One whose start was cut short by the agent's end is prepared and started again, and stays STARTING meanwhile.
+
 An ended task keeps its container, for its logs, until the manager forgets the task (`TaskRemoved`).
 """
 
@@ -53,15 +55,18 @@ _STARTED = (TaskState.STARTING, TaskState.RUNNING)
 _UNASKED = (TaskHealthy, TaskUnhealthy, TaskExited)
 """What happens to a container that was started, as the worker owes no other answer any more."""
 AWAITED_IN: dict[type[Event], tuple[TaskState, ...]] = {
-    TaskPrepared: _BEFORE_STARTING,
-    PreparationFailed: _BEFORE_STARTING,
+    TaskPrepared: (*_BEFORE_STARTING, TaskState.STARTING),
+    PreparationFailed: (*_BEFORE_STARTING, TaskState.STARTING),
     TaskStarted: (TaskState.STARTING,),
     StartFailed: (TaskState.STARTING,),
     TaskHealthy: (TaskState.STARTING,),
     TaskUnhealthy: _STARTED,
     TaskExited: _STARTED,
 }
-"""The observed states in which each answer of the worker is news (a restored READY task is prepared again)."""
+"""The observed states in which each answer of the worker is news (a restored READY or STARTING task is prepared again)."""
+
+
+_LOST = "the container is gone: its node has lost the record of it, in a power cut or as files were removed"
 
 
 class TaskRecord(Record, frozen=True, kw_only=True):
@@ -129,8 +134,8 @@ class TaskMachine:
             if event.status.state is not TaskState.RUNNING:
                 return instructions + (self._started(task_id, event.pid, event.awaits_health, now_ns, cause) or [again])
             return [*instructions, again]
-        if event.status.state >= TaskState.STARTING:
-            failed = self._move(task_id, TaskState.FAILED, now_ns, cause, error="the container ended while its node was down")
+        if event.status.state >= TaskState.STARTING and not (event.is_startable and event.status.state is TaskState.STARTING):
+            failed = self._move(task_id, TaskState.FAILED, now_ns, cause, error=_LOST)
             return [*failed, ReleaseTask(task_id=task_id, cause=cause)]
         return self._ask(task_id, PrepareTask(assignment=event.assignment, cause=cause))
 
@@ -164,6 +169,8 @@ class TaskMachine:
         release = ReleaseTask(task_id=task_id, cause=cause)
         self._put(task_id, is_busy=False)
         match event:
+            case TaskPrepared() if record.status.state is TaskState.STARTING:  # the start was cut short, and undone
+                return self._ask(task_id, StartTask(task_id=task_id, cause=cause))
             case TaskPrepared():
                 ready = self._move(task_id, TaskState.READY, now_ns, cause, message="prepared", container_id=event.container_id)
                 return ready + self._pursue(task_id, now_ns, cause)
@@ -174,7 +181,8 @@ class TaskMachine:
             case TaskUnhealthy():
                 return self._unhealthy(task_id, event.error, cause)
             case PreparationFailed():
-                return [*self._move(task_id, TaskState.REJECTED, now_ns, cause, error=event.error, message="preparing"), release]
+                state = TaskState.FAILED if record.status.state is TaskState.STARTING else TaskState.REJECTED
+                return [*self._move(task_id, state, now_ns, cause, error=event.error, message="preparing"), release]
             case StartFailed():
                 return [*self._move(task_id, TaskState.FAILED, now_ns, cause, error=event.error, message="starting"), release]
             case TaskExited():

@@ -31,6 +31,7 @@ _OPTIONS: dict[str, frozenset[str]] = {
 }
 _UNLIMITED = "-1"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
+_DIGITS_MAX = 18
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _TRUE, _FALSE = frozenset({"1", "t", "T", "true", "TRUE", "True"}), frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _TAG_FIELD = re.compile(r"\{\{\s*(.*?)\s*\}\}")
@@ -149,7 +150,7 @@ def _check_mode(options: Mapping[str, str]) -> None:
 def _check_expression(expression: str) -> None:
     try:
         re.compile(expression)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         _refuse(f"error parsing regexp: {error}: `{expression}`")
 
 
@@ -166,7 +167,7 @@ def _max_size(text: str) -> int:
 
 
 def _max_file(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]+", text):
+    if not re.fullmatch(r"[+-]?[0-9]+", text) or len(text) > _DIGITS_MAX:
         _refuse(f"invalid value for max-file: {text}: it must be a number")
     if int(text) < 1:
         _refuse("max-file cannot be less than 1")
@@ -181,7 +182,7 @@ def _flag(name: str, text: str) -> bool:
 
 def _size_bytes(text: str, base: int) -> int | None:
     match = _SIZE.fullmatch(text.strip())
-    return None if match is None else int(float(match[1]) * base ** _POWERS[match[2].lower()])
+    return None if match is None or len(text) > _DIGITS_MAX else int(float(match[1]) * base ** _POWERS[match[2].lower()])
 
 
 def _refuse(message: str) -> NoReturn:

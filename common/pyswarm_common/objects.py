@@ -274,6 +274,8 @@ class Task(Object, frozen=True, kw_only=True):
     """Why the task that `cause` names had to be replaced."""
     earlier_outcome: Literal["", "ran", "failed"] = ""
     """During an update: how an earlier task of its slot (or node) and generation did, whatever the history still holds."""
+    attached_container_id: str = ""
+    """Of an attachment: the single container of its node that has its addresses. Such a task has no service and runs nothing."""
 
     @property
     def is_terminal(self) -> bool:

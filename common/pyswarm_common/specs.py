@@ -107,10 +107,17 @@ class NetworkAttachmentConfig(Spec, frozen=True, kw_only=True):
     aliases: list[str] | None = None
 
 
+class NetworkAttachmentSpec(Spec, frozen=True, kw_only=True):
+    """A single container that only needs addresses."""
+
+    container_id: str = msgspec.field(name="ContainerID", default="")
+
+
 class TaskTemplate(Spec, frozen=True, kw_only=True):
     """What a task runs, and under which rules."""
 
     container_spec: ContainerSpec | None = None
+    network_attachment_spec: NetworkAttachmentSpec | None = None
     resources: ResourceRequirements | None = None
     restart_policy: RestartPolicy | None = None
     placement: Placement | None = None

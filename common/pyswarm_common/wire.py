@@ -117,11 +117,15 @@ class ManagerHealth(Record, frozen=True, kw_only=True):
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
-    """One task's place on a network: its address with prefix, the host that carries it, and the task's name."""
+    """One task's place on a network: its address with prefix, the host that carries it, and the task's name.
+
+    `aliases`: further names, of a single container, which it may share with others.
+    """
 
     address: str
     data_path_address: str
     name: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 class ServiceEndpoints(Record, frozen=True, kw_only=True):
@@ -174,6 +178,8 @@ class TaskAssignment(Record, frozen=True, kw_only=True):
     generic_resources: tuple[GenericResource, ...] = ()
     service_labels: dict[str, str] = {}
     """Only if the task's spec has placeholders for them."""
+    attached_container_id: str = ""
+    """Of an attachment, which runs nothing: the single container of the node that has its addresses."""
 
     @property
     def place(self) -> str:

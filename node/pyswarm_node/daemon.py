@@ -16,6 +16,7 @@ from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.image_use import content_in_use
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.images.collector import ImageCollector
+from pyswarm_agent.local_containers.overlay import OverlayNetworks
 from pyswarm_agent.runtime import ContainerRuntime
 from pyswarm_agent.runtime.access.container_access import ContainerAccess
 from pyswarm_agent.runtime.records import LogConfig
@@ -104,6 +105,7 @@ class Daemon:
         volumes = VolumeStore(config.data_dir, self.clock, lambda: volume_users(runtime))
         events = EventBus(self.clock)
         volumes.on_event = lambda action, volume: events.publish("volume", action, volume.name, {"driver": LOCAL_DRIVER})
+        overlays = OverlayNetworks(self.clock, lambda: self.read_membership() is not None)
         single = new_local_containers(
             config,
             images=images,
@@ -113,9 +115,17 @@ class Daemon:
             events=events,
             clock=self.clock,
             hostname=lambda: self.hostname,
+            overlays=overlays,
         )
         return LocalParts(
-            images=images, runtime=runtime, access=access, health=health, volumes=volumes, single=single, events=events
+            images=images,
+            runtime=runtime,
+            access=access,
+            health=health,
+            volumes=volumes,
+            single=single,
+            overlays=overlays,
+            events=events,
         )
 
     def _image_collector(self) -> ImageCollector:

@@ -8,6 +8,8 @@ from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.local_containers.keeper import LocalContainers
 from pyswarm_agent.local_containers.network import LocalBridge, open_local_driver
+from pyswarm_agent.local_containers.overlay import OverlayNetworks
+from pyswarm_agent.local_containers.places import ContainerPlaces
 from pyswarm_agent.runtime.interface import Runtime
 from pyswarm_agent.volumes import VolumeStore
 from pyswarm_agent.volumes.mounting import ContainerMounts
@@ -25,11 +27,12 @@ def new_local_containers(
     events: EventBus,
     clock: Clock,
     hostname: Callable[[], str],
+    overlays: OverlayNetworks,
 ) -> LocalContainers:
     """Return the keeper of single containers, not running; `events` hears from now on what happens to any container."""
     runtime.on_event = events.observe_container
     network_dir = config.data_dir / "local-network"
-    network = LocalBridge(
+    bridge = LocalBridge(
         partial(
             open_local_driver,
             instance_tag=config.instance_tag,
@@ -43,7 +46,7 @@ def new_local_containers(
         images=images,
         runtime=runtime,
         mounts=ContainerMounts(volumes),
-        network=network,
+        network=ContainerPlaces(bridge, overlays),
         health=health,
         folder=config.data_dir / "local-containers",
         clock=clock,

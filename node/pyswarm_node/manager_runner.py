@@ -48,6 +48,7 @@ from pyswarm_manager.forwarding.engine_port import EnginePort
 from pyswarm_manager.forwarding.leader_requests import LeaderRequests
 from pyswarm_manager.forwarding.leader_view import LeaderView
 from pyswarm_manager.log_broker import LogBroker
+from pyswarm_manager.network_attachments import NetworkAttachments
 from pyswarm_manager.orchestration import orchestration_loops
 from pyswarm_manager.peer_health import HealthClient, PeerHealth
 from pyswarm_manager.reach.tunnels import NodeTunnels
@@ -234,6 +235,7 @@ class ManagerRunner:
             store=store,
             authority=CertificateAuthority(store, self._clock),
             admissions=Admission(store, role_manager, self._files.load_data_keys(), self._clock),
+            attachments=NetworkAttachments(store, self._clock),
             dispatcher=dispatcher,
             log_broker=log_broker,
             tunnels=tunnels,

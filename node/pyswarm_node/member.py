@@ -17,6 +17,7 @@ from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.images import ImageStore
 from pyswarm_agent.images.records import registry_auth_of_header
 from pyswarm_agent.local_containers.keeper import LocalContainers
+from pyswarm_agent.local_containers.overlay import OverlayNetworks
 from pyswarm_agent.runtime import ContainerRuntime
 from pyswarm_agent.runtime.access.container_access import ContainerAccess
 from pyswarm_agent.session import client_tls
@@ -57,6 +58,7 @@ class LocalParts:
     health: HealthMonitors
     volumes: VolumeStore
     single: LocalContainers
+    overlays: OverlayNetworks
     events: EventBus
 
 
@@ -132,6 +134,7 @@ class ClusterMember:
             managers=lambda: self.membership.managers,
             engine_socket=self._config.api_socket,
             on_node_state=self._follow,
+            attachments=self._local.overlays,
             incarnation=lambda: self.membership.incarnation,
             on_incarnation=lambda incarnation: self._remember(incarnation=incarnation),
         )
@@ -145,6 +148,7 @@ class ClusterMember:
                 group.create_task(self._keep_role())
                 group.create_task(self.certificates.run())
                 await self._network.start()
+                group.create_task(self._local.overlays.serve(self._network, lambda *post: self.directory.post(*post)))
                 group.create_task(agent.run())
         finally:
             await self._network.close()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import msgspec
-from agent_bench import Bench, assigned, container_spec, message
+from agent_bench import Bench, assigned, container_spec, message, raw, view
 
 from pyswarm_agent.held_contents import HeldContents
 from pyswarm_agent.runtime.private_files import PrivateFile
@@ -106,6 +106,16 @@ async def test_a_stop_ends_the_waiting(bench: Bench) -> None:
     await bench.until_state("t1", TaskState.SHUTDOWN)
 
 
+async def test_a_task_that_is_wanted_no_more_misses_nothing(bench: Bench) -> None:
+    await bench.agent.handle(message(assigned("t1", TaskState.READY, network="net"), spec=spec_with_key(), views=(raw(view()),)))
+    await bench.until_state("t1", TaskState.PREPARING)
+    await bench.restart()
+    bench.agent.session_began()
+    shut_down = assigned("t1", TaskState.SHUTDOWN, network="net")
+    await bench.agent.handle(message(shut_down, complete=True, spec=spec_with_key(), views=(raw(view(2)),)))
+    await bench.until_state("t1", TaskState.SHUTDOWN)
+
+
 def complete(**contents: bytes) -> wire.Assignments:
     return wire.Assignments(is_complete=True, contents={k: wire.FileContent(data=v) for k, v in contents.items()})
 
@@ -119,18 +129,23 @@ async def held(contents: HeldContents, *wanted: str) -> dict[str, bytes]:
     return {key: content.data for key, content in (await contents.wait_for(wanted)).items()}
 
 
+def tell(contents: HeldContents, message: wire.Assignments) -> None:
+    contents.take(message)
+    contents.drop(message)
+
+
 async def test_what_is_held_follows_the_sessions() -> None:
     contents = HeldContents()
     contents.session_began()
-    contents.take(increment(a=b"1"))
-    contents.take(complete(b=b"2"))
+    tell(contents, increment(a=b"1"))
+    tell(contents, complete(b=b"2"))
     assert await held(contents, "a", "b", "c") == {"a": b"1", "b": b"2"}
-    contents.take(increment("a", c=b"3"))
+    tell(contents, increment("a", c=b"3"))
     assert await held(contents, "a", "b", "c") == {"b": b"2", "c": b"3"}
     contents.session_began()
-    contents.take(increment(b=b"2"))
+    tell(contents, increment(b=b"2"))
     assert await held(contents, "b", "c") == {"b": b"2", "c": b"3"}  # that of the session before stays until the set is complete
-    contents.take(complete())
+    tell(contents, complete())
     assert await held(contents, "b", "c") == {"b": b"2"}
 
 
@@ -138,9 +153,9 @@ async def test_who_waits_gets_what_comes_or_hears_that_nothing_will() -> None:
     contents = HeldContents()
     contents.session_began()
     waiting = asyncio.ensure_future(held(contents, "a", "b"))
-    contents.take(increment(a=b"1"))
+    tell(contents, increment(a=b"1"))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(waiting), 0.05)
     assert not waiting.done()
-    contents.take(complete())
+    tell(contents, complete())
     assert await waiting == {"a": b"1"}

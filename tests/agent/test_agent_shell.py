@@ -268,7 +268,7 @@ async def test_unused_layers_go_at_the_start_but_not_those_under_a_container(ben
     await bench.run_task("t1")
     layer = app_image(bench).layer_ids[0]
     bench.images._index.delete(app_image(bench).id)
-    bench.images._index.save()
+    bench.images._index.snapshot()()  # writes it
     await bench.restart()
     assert bench.images.layer_ids_at([bench.container("t1").config.layer_paths[0], Path("/elsewhere")]) == {layer}  # type: ignore[union-attr]
     await bench.agent.handle(message(complete=True))

@@ -111,6 +111,12 @@ def test_the_reason_says_what_the_last_probe_said(log: list[tuple[int, str]], re
     assert describe_failure(Health(status="unhealthy", failing_streak=len(log), log=results)) == reason
 
 
+def test_what_a_probe_wrote_cannot_reach_through_to_the_operators_terminal() -> None:
+    said = ProbeResult(started_at_ns=0, ended_at_ns=0, exit_code=1, output="a\x1b]0;evil\x07\n b\u202e\x9b2Jü")
+    reason = describe_failure(Health(status="unhealthy", failing_streak=1, log=(said,)))
+    assert reason.endswith("exit code 1: a\ufffd]0;evil\ufffd b\ufffd\ufffd2Jü)")
+
+
 def image(shell: tuple[str, ...] = (), **healthcheck: object) -> Image:
     return Image(id="sha256:1", config=ImageConfig(healthcheck=dict(healthcheck), shell=shell))
 

@@ -85,9 +85,9 @@ def test_a_removed_task_leaves_nothing() -> None:
     assert words[len(TO_RUNNING) :] == ["ClearTask", "ForgetTask"]
 
 
-def restored(state: TaskState, *, is_running: bool) -> m.TaskRestored:
+def restored(state: TaskState, *, is_running: bool, is_startable: bool = False) -> m.TaskRestored:
     status = TaskStatus(state=state, at_ns=1, container_id="c1")
-    return m.TaskRestored(assignment=assignment(), status=status, is_running=is_running)
+    return m.TaskRestored(assignment=assignment(), status=status, is_running=is_running, is_startable=is_startable)
 
 
 def test_a_running_container_is_adopted_without_a_restart() -> None:
@@ -104,6 +104,18 @@ def test_a_container_that_vanished_has_failed() -> None:
 
 def test_an_interrupted_preparation_is_taken_up_again() -> None:
     assert transcript(restored(TaskState.PREPARING, is_running=False)) == ["PrepareTask"]
+
+
+def test_a_restored_task_whose_start_was_cut_short_is_started() -> None:
+    cut_short = restored(TaskState.STARTING, is_running=False, is_startable=True)
+    assert transcript(cut_short, PREPARED, STARTED) == ["PrepareTask", "StartTask", "report running"]
+    failed = m.PreparationFailed(task_id="t1", error="no network")
+    assert transcript(cut_short, failed) == ["PrepareTask", "report failed", "ReleaseTask"]
+
+
+def test_a_restored_task_whose_container_is_gone_has_failed() -> None:
+    assert transcript(restored(TaskState.STARTING, is_running=False)) == ["report failed", "ReleaseTask"]
+    assert transcript(restored(TaskState.RUNNING, is_running=False, is_startable=True)) == ["report failed", "ReleaseTask"]
 
 
 def test_a_restored_ready_task_is_prepared_again_and_starts() -> None:

@@ -100,6 +100,8 @@ async def test_the_docker_cli(api_socket: str, control: FakeNodeControl) -> None
         ({"Name": "syslog"}, "logger: no log driver named 'syslog' is registered"),
         ({"Name": "json-file", "Options": {"max-sise": "1m"}}, "unknown log opt 'max-sise' for json-file log driver"),
         ({"Name": "local", "Options": {"max-file": "0"}}, "max-file cannot be less than 1"),
+        ({"Options": {"max-sise": "1m"}}, "unknown log opt 'max-sise'"),
+        ({"Name": "", "Options": {"max-size": "much"}}, "invalid size: 'much'"),
     ],
 )
 async def test_services_with_wrong_log_drivers_are_refused(client: httpx.AsyncClient, driver: dict[str, Any], words: str) -> None:
@@ -109,4 +111,7 @@ async def test_services_with_wrong_log_drivers_are_refused(client: httpx.AsyncCl
     spec["TaskTemplate"]["LogDriver"] = {"Name": "json-file", "Options": {"max-size": "10m"}}  # type: ignore[index]
     answer = await client.post("/services/create", json=spec)
     assert answer.status_code == 201
+    spec |= {"Name": "web2"}
+    spec["TaskTemplate"]["LogDriver"] = {"Options": {"max-size": "10m", "tag": "x"}}  # type: ignore[index]
+    assert (await client.post("/services/create", json=spec)).status_code == 201
     assert "Log" not in str(answer.json().get("Warnings"))

@@ -86,7 +86,7 @@ async def test_create_refuses(box: httpx.AsyncClient) -> None:
         ({"Image": "nosuch:1"}, "x1", 404),
         ({"Image": "box:1"}, "web", 409),
         ({"Image": "box:1"}, "b a d", 400),
-        ({"Image": "box:1", "HostConfig": {"NetworkMode": "app"}}, "x1", 501),
+        ({"Image": "box:1", "NetworkingConfig": {"EndpointsConfig": {"app": {}, "other": {}}}}, "x1", 501),
         ({"Image": "box:1", "Cmd": 5}, "x1", 400),
     ):
         answer = await box.post("/containers/create", params={"name": name}, json=body)

@@ -154,3 +154,28 @@ async def test_a_thousand_tasks_take_milliseconds(client: httpx.AsyncClient, tas
         durations.append(time.perf_counter() - began)
     assert len(answer.json()) == 1004
     assert min(durations) < 0.1
+
+
+async def test_attachments_of_single_containers_are_shown_to_those_who_ask(
+    client: httpx.AsyncClient, store: Store, tasks: dict[str, Task]
+) -> None:
+    template = (
+        b'{"Runtime":"attachment","NetworkAttachmentSpec":{"ContainerID":"e"},"Networks":[{"Target":"net1","Aliases":["tool"]}]}'
+    )
+
+    def attach(tx: Any) -> None:
+        tx.create(TaskSpec(id="spec3", template_json=template))
+        place = (NetworkAttachment(network_id="net1", address="10.0.1.9/24"),)
+        single: dict[str, Any] = {"attached_container_id": "e" * 64, "status": running("e" * 64)}
+        tx.create(Task(id="single", task_spec_id="spec3", node_id=WORKER_ID, attachments=place, **single))
+
+    await store.update(attach)
+    assert "single" not in {task["ID"] for task in await list_tasks(client)}
+    assert "single" not in {task["ID"] for task in await list_tasks(client, runtime=["container"])}
+    assert "single" not in {task["ID"] for task in await list_tasks(client, node=[WORKER_ID])}
+    (shown,) = await list_tasks(client, runtime=["attachment"])
+    assert (shown["ID"], shown["Spec"]["NetworkAttachmentSpec"]) == ("single", {"ContainerID": "e"})
+    members = (await client.get("/networks/gnet")).json()["Containers"]
+    assert members["e" * 64]["Name"] == "tool"
+    refused = await client.delete("/networks/gnet")
+    assert (refused.status_code, "is in use by" in refused.text) == (400, True)

@@ -61,7 +61,7 @@ async def test_cli_shows_nodes_networks_and_versions(docker_cli: DockerCLI) -> N
     await docker_cli("node", "update", "--availability", "drain", "--label-add", "zone=a", "worker1")
     assert "Drain" in await docker_cli("node", "ls", "--filter", "name=worker1")
     await docker_cli("network", "create", "-d", "overlay", "--label", "a=b", "app")
-    assert (await docker_cli("network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}")) == "app overlay swarm\n"
+    assert (await docker_cli("network", "ls", "-f", "scope=swarm", "--format", "{{.Name}} {{.Driver}}")) == "app overlay\n"
     assert json.loads(await docker_cli("network", "inspect", "app"))[0]["Labels"] == {"a": "b"}
     assert (await docker_cli("version", "--format", "{{.Server.APIVersion}}")) == "1.41\n"
     assert (await docker_cli("info", "--format", "{{.Swarm.LocalNodeState}} {{.Swarm.Nodes}}")) == "active 2\n"

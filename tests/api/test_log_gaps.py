@@ -14,7 +14,7 @@ from pyswarm_common.clock import ManualClock
 from pyswarm_common.log_drivers import NOT_READABLE
 from pyswarm_common.objects import NodeStatus, Service, Task, TaskStatus
 from pyswarm_common.task_states import TaskState
-from pyswarm_common.wire import LogPart, LogRequest, OpenStream
+from pyswarm_common.wire import LogLine, LogPart, LogRequest, OpenStream
 from pyswarm_manager.log_broker import (
     ALL_PARTS_BYTES,
     DIAL_TIMEOUT_S,
@@ -141,6 +141,63 @@ async def test_thousands_of_tasks(store: Store, agents: Agents, service: Service
         assert await read_all(subscription) == expected
     assert subscription.reasons == ["node nosuch is not available"]
     assert {request.part_bytes for request in agents.requests} == {ALL_PARTS_BYTES // count}
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_long_lines_wait_at_their_agents_and_not_in_the_manager(
+    store: Store, agents: Agents, service: Service, follow: bool
+) -> None:
+    await put_task(store, "task1")
+    opened: list[LogPublisher] = []
+
+    def answer(node_id: str, message: OpenStream) -> None:
+        publisher = agents.broker.accept(message.stream_id, node_id)
+        assert publisher is not None
+        opened.append(publisher)
+
+    agents._answer = answer  # type: ignore[method-assign]
+    long = LogLine(stream=1, at_ns=1, line=b"x" * 1_000_000)
+    sent = 0
+
+    async def publish() -> None:
+        nonlocal sent
+        await wait_until(lambda: bool(opened))
+        while sent < 50:
+            await opened[0].publish(part(long))
+            sent += 1
+        opened[0](END)
+
+    subscription = agents.broker.subscribe(SERVICE, LogRequest(task_id="", follow=follow))
+    publishing = asyncio.ensure_future(publish())
+    received = 0
+    async with subscription:
+        async for batch in subscription.batches():
+            received += len(batch)
+            assert len(batch) <= 2
+            for _ in range(10):
+                await settle()
+            assert sent - received <= 3
+            if received == 50:
+                break
+    await publishing
+    assert received == 50
+
+
+async def test_a_follower_remembers_no_tasks_that_are_gone(store: Store, agents: Agents, service: Service) -> None:
+    clock = ManualClock()
+    agents.broker = LogBroker(store, agents.send, clock)
+    follower = Follower(agents.broker, SERVICE)
+    for number in range(20):
+        task_id = f"task{number}"
+        agents.lines[task_id] = [line(task_id)]
+        await put_task(store, task_id)
+        await wait_until(lambda number=number: len(follower.texts) == number + 1, lambda: clock.advance(FOLLOW_PERIOD_S))  # type: ignore[misc]
+        await store.update(lambda tx, task_id=task_id: tx.delete(Task, task_id))  # type: ignore[misc]
+        agents.open[task_id](END)
+        agents.open[task_id](None)
+    await wait_until(lambda: len(follower.subscription._readings) <= 1, lambda: clock.advance(FOLLOW_PERIOD_S))
+    assert len(follower.subscription._streams) <= 1
+    await follower.stop()
 
 
 def test_few_of_many_reasons_are_shown() -> None:

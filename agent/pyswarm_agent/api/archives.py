@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
+import structlog
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,9 +17,11 @@ from pyswarm_agent.api.container_reference import container_of
 from pyswarm_agent.container_files.copying import Copying, PathStat, copying
 from pyswarm_common.engine_api.responses import query_flag, rfc3339
 from pyswarm_common.engine_api.streams import StreamResponse, Write
-from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.errors import InvalidArgument, PyswarmError
 
 router = APIRouter()
+
+_log = structlog.get_logger()
 
 STAT_HEADER = "X-Docker-Container-Path-Stat"
 TAR = "application/x-tar"
@@ -83,9 +86,12 @@ class _Archive(StreamResponse):
         self._process = process
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run as an ASGI application."""
+        """Run as an ASGI application. A copy that breaks off ends the connection too: the client must not take it for whole."""
         async with self._stack:
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send)
+            except PyswarmError as error:
+                _log.warning("copy.broken_off", path=scope["path"], error=error.message)
 
     async def _send(self, write: Write) -> None:
         async for chunk in self._process.chunks():

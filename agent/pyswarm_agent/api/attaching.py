@@ -11,9 +11,9 @@ from pyswarm_agent.api.agent_services import AgentServices, agent_of
 from pyswarm_agent.api.container_reference import container_of
 from pyswarm_agent.api.conversation import Conversation
 from pyswarm_agent.api.terminal_size import asked_size
-from pyswarm_agent.detach_keys import parse_detach_keys
 from pyswarm_agent.runtime.access.interface import STDERR, STDOUT
 from pyswarm_agent.runtime.records import ContainerRecord
+from pyswarm_common.detach_keys import parse_detach_keys
 from pyswarm_common.engine_api.hijack import HijackResponse, RawConnection, scope_extension
 from pyswarm_common.engine_api.responses import query_flag
 from pyswarm_common.engine_api.streams import frame

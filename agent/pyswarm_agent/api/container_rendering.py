@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyswarm_agent.api.host_config_rendering import render_host_config
+from pyswarm_agent.api.task_network_rendering import task_networks
 from pyswarm_agent.health.rendering import health_suffix, render_health, render_healthcheck
 from pyswarm_agent.health.rules import Health
 from pyswarm_agent.local_containers.held import Held
@@ -86,7 +87,12 @@ def state_of(container: ContainerRecord, held: Held | None) -> str:
 
 def network_names(container: ContainerRecord, held: Held | None) -> dict[str, str]:
     """Return the ids of the container's networks by name."""
-    mode = held.container.network_mode if held is not None else ""
+    if held is None:
+        return {network.name: network.id for network in container.config.networks}
+    if held.container.is_on_overlay:
+        attachment = held.place.attachment if held.place is not None else None
+        return {attachment.network_name: attachment.network_id} if attachment is not None else {held.container.network_mode: ""}
+    mode = held.container.network_mode
     return {mode: network_id(mode)} if mode in (BRIDGE, HOST, NONE) else {}
 
 
@@ -145,7 +151,7 @@ def _render_state(container: ContainerRecord, held: Held | None) -> dict[str, An
         "ExitCode": exit_code,
         "Error": error,
         "StartedAt": rfc3339(container.started_at_ns),
-        "FinishedAt": rfc3339(ended.finished_at_ns) if ended else ZERO_TIME,
+        "FinishedAt": rfc3339(container.finished_at_ns) if container.finished_at_ns else ZERO_TIME,
     }
 
 
@@ -177,14 +183,17 @@ def _network_settings(container: ContainerRecord, held: Held | None) -> dict[str
 
 
 def _networks(container: ContainerRecord, held: Held | None) -> dict[str, dict[str, Any]]:
+    if held is None:
+        return task_networks(container)
     place = held.place if held is not None and container.is_live else None
     address, _, prefix = (place.address if place is not None else "").partition("/")
+    is_named = held is not None and held.container.is_on_overlay
     mac = "02:42:" + ":".join(f"{int(part):02x}" for part in address.split(".")) if address else ""
     return {
         name: {
-            "IPAMConfig": None,
+            "IPAMConfig": {"IPv4Address": asked} if (asked := held.container.address if held is not None else "") else None,
             "Links": None,
-            "Aliases": None,
+            "Aliases": [*held.container.aliases, container.config.id[:12]] if held is not None and is_named else None,
             "NetworkID": id_,
             "EndpointID": _digest("endpoint", container) if place is not None else "",
             "Gateway": place.gateway if place is not None else "",

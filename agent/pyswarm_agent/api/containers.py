@@ -3,6 +3,7 @@
 Those of tasks are shown, and may be stopped and removed, as in Docker; their orchestrator replaces them.
 """
 
+import asyncio
 import contextlib
 
 import msgspec
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyswarm_agent.api.agent_services import agent_of
+from pyswarm_agent.api.container_files_rendering import graph_of, sizes_of
 from pyswarm_agent.api.container_filters import LIST_FILTERS, PRUNE_FILTERS, ContainerFilter, may_prune
 from pyswarm_agent.api.container_rendering import render_container, render_details
 from pyswarm_agent.container_lookup import find_container
@@ -18,8 +20,10 @@ from pyswarm_agent.local_containers.create_body import Resources
 from pyswarm_agent.local_containers.creation import FOREVER_S
 from pyswarm_agent.local_containers.waiting import check_condition, wait_ended
 from pyswarm_agent.runtime.interface import ContainerStartFailed
+from pyswarm_agent.runtime.layer_changes import layer_changes, layer_paths
 from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_agent.runtime.signals import signal_number
+from pyswarm_common.disk_space import files_bytes
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.member_names import with_canonical_names
 from pyswarm_common.engine_api.responses import JSONResponse, query_flag, read_json_object
@@ -48,8 +52,12 @@ async def list_containers(request: Request) -> Response:
         held, health = agent.local.get(id_), agent.health.status(id_)
         is_restarting = held is not None and held.is_restarting
         if (shows_all or container.is_live or is_restarting) and wanted.matches(container, held, health):
-            shown.append(render_container(container, now_ns, health, held))
-    return JSONResponse(shown[: limit or None])
+            shown.append((container, render_container(container, now_ns, health, held)))
+    asks_sizes = query_flag(request, "size")
+    for container, rendered in shown[: limit or None]:
+        if asks_sizes:
+            rendered |= await sizes_of(container, agent.containers.folders(container.config.id), agent.images)
+    return JSONResponse([rendered for _, rendered in shown[: limit or None]])
 
 
 @router.get("/containers/{reference}/json")
@@ -58,16 +66,35 @@ async def inspect_container(request: Request, reference: str) -> Response:
     agent = agent_of(request)
     container = _find(request, reference)
     id_ = container.config.id
-    details = render_details(container, agent.health.status(id_), agent.local.get(id_))
-    return JSONResponse({**details, "ExecIDs": agent.execs.ids_of(id_) or None})
+    folders = agent.containers.folders(id_)
+    graph = graph_of(container, folders) if folders is not None else {}
+    details = render_details(container, agent.health.status(id_), agent.local.get(id_), graph)
+    sizes = await sizes_of(container, folders, agent.images) if query_flag(request, "size") else {}
+    return JSONResponse({**details, **sizes, "ExecIDs": agent.execs.ids_of(id_) or None})
+
+
+@router.get("/containers/{reference}/changes")
+async def list_changes(request: Request, reference: str) -> Response:
+    """Tell what a container has changed in its image's files."""
+    container = _find(request, reference)
+    folders = agent_of(request).containers.folders(container.config.id)
+    if folders is None:
+        return JSONResponse(None)
+    hidden = [mount.target for mount in container.config.mounts]
+    changes = await asyncio.to_thread(layer_changes, folders.upper, layer_paths(folders.layers), hidden)
+    return JSONResponse([{"Path": change.path, "Kind": change.kind} for change in changes] or None)
 
 
 @router.post("/containers/create")
 async def create_container(request: Request) -> Response:
     """Make a container; its image must be here."""
     posted = await read_json_object(request)
-    container_id = await agent_of(request).local.create(request.query_params.get("name", ""), posted)
-    return JSONResponse({"Id": container_id, "Warnings": []}, status_code=201)
+    agent = agent_of(request)
+    platform = request.query_params.get("platform", "")
+    container_id = await agent.local.create(request.query_params.get("name", ""), posted, platform)
+    made = agent.containers.get(container_id)
+    warnings = agent.containers.warnings_about(made.config) if made is not None else []
+    return JSONResponse({"Id": container_id, "Warnings": warnings}, status_code=201)
 
 
 @router.post("/containers/prune")
@@ -82,8 +109,11 @@ async def prune_containers(request: Request) -> Response:
         if held is None or container.is_live or held.is_restarting or not may_prune(container, filters, now_ns):
             continue
         with contextlib.suppress(PyswarmError):  # of one that somebody started or removed meanwhile
+            folders = agent.containers.folders(container.config.id)
+            size_bytes = await asyncio.to_thread(files_bytes, folders.upper) if folders is not None else 0
             await agent.local.remove(container.config.id)
             deleted.append(container.config.id)
+            freed_bytes += size_bytes
     return JSONResponse({"ContainersDeleted": deleted or None, "SpaceReclaimed": freed_bytes})
 
 

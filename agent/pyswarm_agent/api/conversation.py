@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Collection
 
-from pyswarm_agent.detach_keys import DetachFilter
 from pyswarm_agent.runtime.access.interface import ProcessStreams
+from pyswarm_common.detach_keys import DetachFilter
 from pyswarm_common.engine_api.hijack import RawConnection
 from pyswarm_common.engine_api.streams import frame
 from pyswarm_common.waiting import wait_first

@@ -10,10 +10,10 @@ from pyswarm_agent.api.agent_services import agent_of
 from pyswarm_agent.api.container_reference import container_of
 from pyswarm_agent.api.conversation import Conversation
 from pyswarm_agent.api.terminal_size import asked_size, console_size
-from pyswarm_agent.detach_keys import parse_detach_keys
 from pyswarm_agent.execs import Exec, ExecDescription, ExecStore
 from pyswarm_agent.runtime.access.interface import STDERR, STDOUT, ExecConfig, TerminalSize
 from pyswarm_agent.runtime.interface import ContainerStartFailed
+from pyswarm_common.detach_keys import parse_detach_keys
 from pyswarm_common.engine_api.hijack import HijackResponse, RawConnection
 from pyswarm_common.engine_api.responses import JSONResponse, read_json_object
 from pyswarm_common.engine_api.streams import frame

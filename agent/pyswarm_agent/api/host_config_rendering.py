@@ -1,6 +1,6 @@
 """`HostConfig` as `inspect` shows it: all members that Docker has, with the values of this container; pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyswarm_agent.local_containers.restart_policy import RestartPolicy
@@ -31,6 +31,11 @@ _ZERO = (
 )
 _EMPTY = "ContainerIDFile VolumeDriver Cgroup PidMode UTSMode UsernsMode CgroupParent CpusetCpus CpusetMems"
 _FALSE = "AutoRemove Privileged PublishAllPorts ReadonlyRootfs OomKillDisable"
+_CHANGEABLE_TEXT = (
+    "Memory MemoryReservation MemorySwap NanoCpus CpuShares CpuPeriod CpuQuota CpusetCpus CpusetMems BlkioWeight PidsLimit"
+)
+_CHANGEABLE = frozenset(_CHANGEABLE_TEXT.split())
+"""What an update may have changed: the container knows best."""
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(_ABSENT.split()),
     **dict.fromkeys(_ZERO.split(), 0),
@@ -64,13 +69,22 @@ def render_host_config(config: ContainerConfig, posted: Mapping[str, Any], polic
         "MemorySwap": -1 if swap_bytes == -1 else config.memory_bytes + swap_bytes,
         "NanoCpus": config.nano_cpus,
         "CpuShares": config.cpu_shares,
+        "CpuPeriod": config.cpu_period_us,
+        "CpuQuota": config.cpu_quota_us,
+        "CpusetCpus": config.cpuset_cpus,
+        "CpusetMems": config.cpuset_mems,
+        "BlkioWeight": config.block_weight,
         "PidsLimit": config.pids_limit or None,
         "Ulimits": [{"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in config.ulimits],
-        "MaskedPaths": None if config.is_privileged else MASKED_PATHS,
-        "ReadonlyPaths": None if config.is_privileged else READ_ONLY_PATHS,
+        "MaskedPaths": _paths(config, config.masked_paths, MASKED_PATHS),
+        "ReadonlyPaths": _paths(config, config.readonly_paths, READ_ONLY_PATHS),
     }
     if config.sysctls:
         real["Sysctls"] = config.sysctls
-    given = {key: value for key, value in posted.items() if value or key not in real}
+    given = {key: value for key, value in posted.items() if (value or key not in real) and key not in _CHANGEABLE}
     restart = {"RestartPolicy": {"Name": policy.name, "MaximumRetryCount": policy.maximum_retries}}
     return {**_DEFAULTS, **real, **given, "LogConfig": real["LogConfig"], **restart}
+
+
+def _paths(config: ContainerConfig, asked: Sequence[str] | None, default: list[str]) -> list[str] | None:
+    return None if config.is_privileged else default if asked is None else list(asked)

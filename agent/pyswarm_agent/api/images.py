@@ -62,18 +62,18 @@ async def prune_images(request: Request) -> Response:
     """Remove images without a tag, or with `dangling=false` all that nothing uses; and layers that no image has."""
     filters = Filters.parse(request.query_params.get("filters"), PRUNE_FILTERS)
     agent = agent_of(request)
-    in_use = agent.content_in_use()
     removed: list[Removal] = []
     freed_bytes = 0
-    for image in agent.images.list():
-        if image.id not in in_use and prunes(image, filters, agent.clock.now_ns()):
+    for image in [image for image in agent.images.list() if prunes(image, filters, agent.clock.now_ns())]:
+        in_use = agent.content_in_use()  # for each anew: tasks come meanwhile
+        if image.id not in in_use:
             try:
-                removals, freed = agent.images.remove_counted(image.id, force=True, in_use=in_use)
+                removals, freed = await agent.images.remove_counted(image.id, force=True, in_use=in_use)
             except (Conflict, NotFound):
                 continue
             removed += removals
             freed_bytes += freed
-    removed += [Removal(deleted=layer_id) for layer_id in await agent.images.collect_garbage(in_use)]
+    removed += [Removal(deleted=layer_id) for layer_id in await agent.images.collect_garbage(agent.content_in_use())]
     return JSONResponse({"ImagesDeleted": removed or None, "SpaceReclaimed": freed_bytes})
 
 
@@ -111,7 +111,7 @@ async def tag_image(request: Request, reference: str) -> Response:
     if not repository:
         raise InvalidArgument("invalid reference format: the new name is missing")
     agent, name = agent_of(request), f"{repository}:{tag}" if tag else repository
-    agent.images.tag(reference, name)
+    await agent.images.tag(reference, name)
     image = agent.images.get(name)
     agent.events.publish("image", "tag", image.id if image is not None else reference, {"name": name})
     return Response(status_code=201)
@@ -121,7 +121,7 @@ async def tag_image(request: Request, reference: str) -> Response:
 async def remove_image(request: Request, reference: str) -> Response:
     """Take a name of an image away, and with the last one the image."""
     agent = agent_of(request)
-    removed = agent.images.remove(
+    removed = await agent.images.remove(
         reference,
         force=query_flag(request, "force"),
         in_use=agent.content_in_use(),

@@ -7,6 +7,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
+from pyswarm_agent.container_files.attributes import attributes_of
+
 _PIECE_BYTES = 1 << 18
 _TEXT_LIMIT_BYTES = 1 << 22
 _GO_MODES = (
@@ -79,6 +81,8 @@ class Reader:
     def __init__(self, procfs: int, *, stays_on_filesystem: bool = False) -> None:
         self._procfs = procfs
         self._stays_on_filesystem = stays_on_filesystem
+        self._linked: dict[tuple[int, int], str] = {}
+        """Files with further names, by device and inode, and what each is called in the archive."""
 
     def text(self, path: str) -> str:
         """Return the text of a file, "" if there is no regular one."""
@@ -124,6 +128,7 @@ class Reader:
             return
         if stat.S_ISDIR(status.st_mode):
             info.type = tarfile.DIRTYPE
+            info.pax_headers = attributes_of(path)
             if not name:
                 return
         elif stat.S_ISLNK(status.st_mode):
@@ -142,7 +147,14 @@ class Reader:
         if descriptor is None:
             return
         try:
-            info.size = os.fstat(descriptor).st_size
+            status = os.fstat(descriptor)
+            if status.st_nlink > 1:
+                first = self._linked.setdefault((status.st_dev, status.st_ino), info.name)
+                if first != info.name:
+                    info.type, info.linkname = tarfile.LNKTYPE, first
+                    yield _header(info)
+                    return
+            info.size, info.pax_headers = status.st_size, attributes_of(descriptor)
             yield _header(info)
             missing = info.size
             while missing and (piece := os.read(descriptor, min(missing, _PIECE_BYTES))):

@@ -7,6 +7,7 @@ import stat
 import tarfile
 from typing import BinaryIO
 
+from pyswarm_agent.container_files.attributes import set_attributes
 from pyswarm_agent.container_files.reading import NotCopied, refuse_kernel_files, resolve
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -85,6 +86,7 @@ class Writer:
             shutil.copyfileobj(content, file, _PIECE_BYTES)
             os.fchown(descriptor, *self._owner_of(member))
             os.fchmod(descriptor, member.mode & 0o7777)
+            set_attributes(descriptor, member.pax_headers)  # after chown, which takes capabilities away
             os.utime(descriptor, (member.mtime, member.mtime))
 
     def _make_folder(self, member: tarfile.TarInfo, path: str) -> None:
@@ -94,6 +96,7 @@ class Writer:
         try:
             os.fchown(descriptor, *self._owner_of(member))
             os.fchmod(descriptor, member.mode & 0o7777)
+            set_attributes(descriptor, member.pax_headers)
         finally:
             os.close(descriptor)
         self._folder_times[path] = member.mtime

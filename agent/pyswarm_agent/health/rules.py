@@ -59,11 +59,11 @@ def with_result(health: Health, check: HealthcheckConfig, result: ProbeResult, a
 
 
 def describe_failure(health: Health) -> str:
-    """Return why a container is unhealthy, beginning with SwarmKit's words."""
+    """Return why a container is unhealthy, beginning with SwarmKit's words; of its output only what harms no terminal."""
     if not health.log:
         return "unhealthy container"
     last = health.log[-1]
-    said = " ".join(last.output.split())
+    said = "".join(each if each.isprintable() else "\ufffd" for each in " ".join(last.output.split()))
     shortened = said if len(said) <= _REASON_LENGTH else said[:_REASON_LENGTH] + "…"
     code = f"exit code {last.exit_code}" if last.exit_code >= 0 else ""
     outcome = ": ".join(part for part in (code, shortened) if part)

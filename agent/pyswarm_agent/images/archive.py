@@ -6,8 +6,6 @@ The tarball is spooled to a file first: its parts are then read in the order the
 import asyncio
 import hashlib
 import os
-import posixpath
-import tarfile
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -34,10 +32,10 @@ from pyswarm_agent.images.puller import CONFIG_BYTES_MAX, first_failure, with_si
 from pyswarm_agent.images.records import PullProgress, short_id
 from pyswarm_agent.images.reference import Reference, parse_reference
 from pyswarm_agent.images.sharing import Report
+from pyswarm_agent.images.tar_index import Part, TarIndex
 from pyswarm_agent.images.tar_stream import TarError
 from pyswarm_common.errors import InvalidArgument, PyswarmError
 
-_LINKS_MAX = 10
 _DOING = "loading images"
 _REFERENCE_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
@@ -49,19 +47,11 @@ class _SavedImage(msgspec.Struct, rename="pascal"):
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Where a file lies within the tarball."""
-
-    offset: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
 class _FoundImage:
     """An image that the tarball holds, before its layers are unpacked; `digests` are the layers' names in errors."""
 
     raw_config: bytes
-    layers: list[_Part]
+    layers: list[Part]
     digests: list[str]
     names: list[Reference]
 
@@ -105,7 +95,7 @@ class ArchiveLoader:
                 self._index.name(name, image.id)
         return [name.familiar for name in found.names] or [image.id]
 
-    async def _load_layer(self, tarball: Path, layer_id: str, part: _Part, digest: str, report: Report) -> None:
+    async def _load_layer(self, tarball: Path, layer_id: str, part: Part, digest: str, report: Report) -> None:
         if layer_id in self._layers:
             return
         await self._layers.add(layer_id, tarball, offset=part.offset, size_bytes=part.size_bytes, digest=digest)
@@ -120,9 +110,8 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with tarfile.open(path, "r:") as tar:
-                self._members = {posixpath.normpath(member.name): member for member in tar}
-        except (tarfile.TarError, EOFError) as error:
+            self._members = TarIndex(path)
+        except TarError as error:
             raise InvalidArgument(f"invalid archive: this is no image tarball ({error})") from error
 
     def images(self) -> list[_FoundImage]:
@@ -136,7 +125,7 @@ class _Archive:
     def _saved_images(self) -> list[_FoundImage]:
         try:
             saved = msgspec.json.decode(self._read("manifest.json"), type=list[_SavedImage])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidArgument(f"invalid archive: manifest.json: {error}") from error
         return [
             _FoundImage(
@@ -169,21 +158,13 @@ class _Archive:
             names=_names_in(entry.annotations or {}),
         )
 
-    def _part(self, name: str) -> _Part:
-        path = posixpath.normpath(name)
-        for _ in range(_LINKS_MAX):
-            member = self._members.get(path)
-            if member is None:
-                raise InvalidArgument(f"invalid archive: {name} is not in it")
-            if member.issym():  # docker save links layers that two images share
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
-            elif member.islnk():
-                path = posixpath.normpath(member.linkname)
-            elif member.isreg():
-                return _Part(member.offset_data, member.size)
-            else:
-                break
-        raise InvalidArgument(f"invalid archive: {name} is no file")
+    def _part(self, name: str) -> Part:
+        try:
+            return self._members.find(name)
+        except KeyError:
+            raise InvalidArgument(f"invalid archive: {name} is not in it") from None
+        except ValueError as error:
+            raise InvalidArgument(f"invalid archive: {error}") from None
 
     def _read(self, name: str) -> bytes:
         part = self._part(name)
@@ -199,7 +180,7 @@ class _Archive:
             raise PyswarmError(f"invalid archive: verification failed for digest {content.digest}")
         return data
 
-    def _checked_blob(self, content: Content) -> _Part:
+    def _checked_blob(self, content: Content) -> Part:
         part = self._part(_blob_path(content))
         hasher = hashlib.sha256()
         left = part.size_bytes

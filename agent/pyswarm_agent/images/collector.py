@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from pyswarm_agent.images.disk import in_thread
+from pyswarm_agent.images.partial import KEPT_S
 from pyswarm_agent.images.records import Image
 from pyswarm_agent.images.settings import CollectorSettings
 from pyswarm_agent.images.store import ImageStore
@@ -66,17 +67,18 @@ class ImageCollector:
     async def collect(self, disk: DiskState | None = None) -> list[str]:
         """Look at the disk once (or believe `disk`); return the ids of the images that went."""
         now_s = self._clock.now_ns() / 1e9
-        await in_thread(self._images.discard_partial)
         await self._note_use(now_s)
         found = disk if disk is not None else await in_thread(disk_state, self._images.directory)
         excess_bytes = excess(found, self._settings)
-        collected, freed_bytes = [], 0
+        collected: list[str] = []
+        # Half an image is worth less than a whole one.
+        freed_bytes = await in_thread(self._images.discard_partial, self._settings.young_s if excess_bytes else KEPT_S)
         for image_id, is_old in order(self._images.list(), self._in_use(), self._last_used_s, now_s, self._settings):
             if not is_old and freed_bytes >= excess_bytes:
                 break
             in_use = self._in_use()  # again: tasks have come since
             if image_id not in in_use and self._images.get(image_id) is not None:
-                freed_bytes += self._images.remove_counted(image_id, force=True, in_use=in_use)[1]
+                freed_bytes += (await self._images.remove_counted(image_id, force=True, in_use=in_use))[1]
                 collected.append(image_id)
         self._tell(found, excess_bytes, collected, freed_bytes)
         return collected

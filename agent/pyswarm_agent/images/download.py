@@ -87,6 +87,14 @@ class Download:
         self._on_bytes = on_bytes
         self._was_resumed = False
 
+    @property
+    def present_bytes(self) -> int:
+        """How much an earlier try has left in the file."""
+        try:
+            return self._target.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     async def run(self) -> None:
         """Return when the whole blob is in the file and is what its digest says; what the file holds of it is not fetched again.
 

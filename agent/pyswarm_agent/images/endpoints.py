@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import httpx
 
 _TIMEOUT = httpx.Timeout(30, connect=10, pool=None)
+_PORT_MAX = 65535
 _HEADERS = {"user-agent": "pyswarm", "accept-encoding": "identity"}
 
 
@@ -47,7 +48,9 @@ class HTTPClients:
         if verifies not in self._clients:
             context = ssl.create_default_context() if verifies else False
             # Proxies are for the outside; insecure registries are near.
-            self._clients[verifies] = httpx.AsyncClient(verify=context, timeout=_TIMEOUT, headers=_HEADERS, trust_env=verifies)
+            self._clients[verifies] = httpx.AsyncClient(
+                verify=context, timeout=_TIMEOUT, headers=_HEADERS, trust_env=verifies, event_hooks={"request": [_check_port]}
+            )
         return self._clients[verifies]
 
     async def close(self) -> None:
@@ -55,3 +58,9 @@ class HTTPClients:
         for client in self._clients.values():
             await client.aclose()
         self._clients.clear()
+
+
+async def _check_port(request: httpx.Request) -> None:
+    """The event loop has no better for a port that is none than an OverflowError."""
+    if request.url.port is not None and request.url.port > _PORT_MAX:
+        raise httpx.ConnectError(f"dial tcp: address {request.url.port}: invalid port", request=request)

@@ -114,10 +114,6 @@ class ImageIndex:
         state = _IndexFile(format=_FORMAT, images=sorted(self._images), names=dict(sorted(self._names.items())))
         return partial(self._write, state, dict(self._unwritten), self._changes)
 
-    def save(self) -> None:
-        """Make the present state durable now."""
-        self.snapshot()()
-
     def _write(self, state: _IndexFile, configs: dict[str, bytes], change: int) -> None:
         with self._write_lock:
             if change <= self._written:

@@ -49,7 +49,7 @@ class PartialBlobs:
             if not stays or _size_bytes(path) < KEPT_BYTES_MIN:
                 path.unlink(missing_ok=True)
 
-    def discard_old(self, older_than_s: float = KEPT_S) -> int:
+    def discard_old(self, older_than_s: float) -> int:
         """Remove those that nothing was added to for so long; return how many bytes that freed."""
         freed_bytes = 0
         for path in self._directory.iterdir():

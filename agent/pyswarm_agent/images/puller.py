@@ -194,7 +194,8 @@ class Puller:
 
     async def _download(self, download: Download, content: Content) -> None:
         async with self._downloads:
-            check_room(self._temporary, content.size_bytes + self._layers.reserve_bytes, f"downloading {content.digest}")
+            wanted_bytes = max(0, content.size_bytes - download.present_bytes) + self._layers.reserve_bytes
+            check_room(self._temporary, wanted_bytes, f"downloading {content.digest}")
             try:
                 await download.run()
             except OSError as error:

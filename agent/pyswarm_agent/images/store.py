@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pyswarm_agent.images.archive import ArchiveLoader
-from pyswarm_agent.images.disk import Trash
+from pyswarm_agent.images.disk import Trash, in_thread
 from pyswarm_agent.images.history import history_of, shared_bytes
 from pyswarm_agent.images.importing import ImageImporter
 from pyswarm_agent.images.index import ImageIndex
 from pyswarm_agent.images.layers import DISK_RESERVE_BYTES, LayerStore
-from pyswarm_agent.images.partial import PartialBlobs
+from pyswarm_agent.images.partial import KEPT_S, PartialBlobs
 from pyswarm_agent.images.puller import Puller, with_size
 from pyswarm_agent.images.pusher import Pusher
 from pyswarm_agent.images.records import Descriptor, HistoryStep, Image, PullProgress, PushedTag, RegistryAuth, Removal
@@ -185,16 +185,16 @@ class ImageStore:
         """Return the ids of the layers whose files are at these paths (as `layer_paths` gave them); other paths are ignored."""
         return self._layers.ids_at(paths)
 
-    def tag(self, reference: str, new: str) -> None:
+    async def tag(self, reference: str, new: str) -> None:
         """Give an image another name. Raises NotFound, InvalidArgument."""
         image = self._require(reference)
         name = parse_reference(new)
         if name.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference")
         self._index.name(name, image.id)
-        self._index.save()
+        await in_thread(self._index.snapshot())
 
-    def remove(
+    async def remove(
         self, reference: str, *, force: bool = False, in_use: Collection[str] = (), users: Mapping[str, ImageUser] | None = None
     ) -> list[Removal]:
         """Take a name away, and with the last name the image and the layers that no other image has.
@@ -203,9 +203,9 @@ class ImageStore:
         which containers. An image given by id loses all its names, which must be forced when they are in several repositories.
         Raises NotFound, Conflict.
         """
-        return self.remove_counted(reference, force=force, in_use=in_use, users=users)[0]
+        return (await self.remove_counted(reference, force=force, in_use=in_use, users=users))[0]
 
-    def remove_counted(
+    async def remove_counted(
         self, reference: str, *, force: bool = False, in_use: Collection[str] = (), users: Mapping[str, ImageUser] | None = None
     ) -> tuple[list[Removal], int]:
         """Remove as `remove` does; return also how many bytes that freed."""
@@ -219,7 +219,7 @@ class ImageStore:
             self._index.delete(image.id)
             removals.append(Removal(deleted=image.id))
         # The index first: a crash in between leaves layers that nobody names, never an image without its layers.
-        self._index.save()
+        await in_thread(self._index.snapshot())
         freed = self._discard_unnamed_layers(in_use)
         return removals + [Removal(deleted=layer_id) for layer_id in freed], sum(freed.values())
 
@@ -240,9 +240,9 @@ class ImageStore:
         """Return the ids of the images here that count as used by `kept_for`."""
         return {image_id for name in set(self._wanted_names()) if (image_id := self._index.find(name)) is not None}
 
-    def discard_partial(self) -> int:
-        """Remove parts of blobs that nobody asked for again in a day; return how many bytes that freed."""
-        return self._partial.discard_old()
+    def discard_partial(self, older_than_s: float = KEPT_S) -> int:
+        """Remove parts of blobs that nobody asked for again for so long; return how many bytes that freed. Blocking."""
+        return self._partial.discard_old(older_than_s)
 
     def history(self, image: Image) -> list[HistoryStep]:
         """Return the steps that made an image, the newest first."""

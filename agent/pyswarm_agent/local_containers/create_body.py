@@ -49,6 +49,14 @@ class DeviceRequestBody(Spec, frozen=True, kw_only=True):
     capabilities: list[list[str]] | None = None
 
 
+class DeviceLimitBody(Spec, frozen=True, kw_only=True):
+    """A limit of one block device: a `rate`, or a `weight`."""
+
+    path: str = ""
+    rate: int = 0
+    weight: int = 0
+
+
 class Resources(Spec, frozen=True, kw_only=True):
     """What `POST /containers/{id}/update` can change."""
 
@@ -60,6 +68,9 @@ class Resources(Spec, frozen=True, kw_only=True):
     cpu_shares: int = 0
     cpu_period: int = 0
     cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    blkio_weight: int = 0
     pids_limit: int | None = None
     restart_policy: RestartPolicyBody | None = None
 
@@ -92,6 +103,14 @@ class HostConfigBody(Resources, frozen=True, kw_only=True):
     devices: list[DeviceMapping] | None = None
     device_requests: list[DeviceRequestBody] | None = None
     ulimits: list[Ulimit] | None = None
+    blkio_weight_device: list[DeviceLimitBody] | None = None
+    blkio_device_read_bps: list[DeviceLimitBody] | None = None
+    blkio_device_write_bps: list[DeviceLimitBody] | None = None
+    blkio_device_read_iops: list[DeviceLimitBody] | None = msgspec.field(name="BlkioDeviceReadIOps", default=None)
+    blkio_device_write_iops: list[DeviceLimitBody] | None = msgspec.field(name="BlkioDeviceWriteIOps", default=None)
+    device_cgroup_rules: list[str] | None = None
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
     pid_mode: str = ""
     ipc_mode: str = ""
     uts_mode: str = msgspec.field(name="UTSMode", default="")
@@ -102,9 +121,16 @@ class HostConfigBody(Resources, frozen=True, kw_only=True):
     volume_driver: str = ""
 
 
+class EndpointIPAMBody(Spec, frozen=True, kw_only=True):
+    """The address that it asks for."""
+
+    ipv4_address: str = msgspec.field(name="IPv4Address", default="")
+
+
 class EndpointBody(Spec, frozen=True, kw_only=True):
     """A network that it joins."""
 
+    ipam_config: EndpointIPAMBody | None = msgspec.field(name="IPAMConfig", default=None)
     aliases: list[str] | None = None
 
 

@@ -11,10 +11,18 @@ import msgspec
 from pyswarm_agent.container_config import DEFAULT_PATH, SHORT_ID_LENGTH, merge_env
 from pyswarm_agent.health.merging import merge_healthcheck
 from pyswarm_agent.images import Image
-from pyswarm_agent.local_containers.create_body import CreateBody, HostConfigBody
-from pyswarm_agent.local_containers.limits import cpus_of, security_of, swap_of
+from pyswarm_agent.local_containers.create_body import CreateBody, EndpointBody, HostConfigBody
+from pyswarm_agent.local_containers.limits import (
+    block_limits_of,
+    block_weight_of,
+    cpus_of,
+    device_rules_of,
+    security_of,
+    swap_of,
+)
 from pyswarm_agent.local_containers.ports import port_requests
 from pyswarm_agent.local_containers.records import BRIDGE, CONTAINER_PREFIX, HOST, NONE, LocalContainer
+from pyswarm_agent.local_containers.refusals import refuse_what_is_not_offered
 from pyswarm_agent.local_containers.restart_policy import parse_policy
 from pyswarm_agent.runtime.records import (
     DEFAULT_STOP_GRACE_PERIOD_S,
@@ -57,7 +65,7 @@ def decode_body(posted: Mapping[str, Any]) -> CreateBody:
 def build(body: CreateBody, posted: Mapping[str, Any], image: Image, *, container_id: str, name: str, hostname: str) -> Creation:
     """Return container and configuration. `hostname` is the node's. Raises InvalidArgument, Unimplemented."""
     host = body.host_config
-    _refuse(body)
+    refuse_what_is_not_offered(body, posted)
     mode = network_mode(body)
     entrypoint, cmd = merged_command(body, image)
     if not entrypoint + cmd:
@@ -94,13 +102,16 @@ def build(body: CreateBody, posted: Mapping[str, Any], image: Image, *, containe
     if host.auto_remove and policy.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     requests = port_requests(host.port_bindings or {}, exposed, publishes_all=host.publish_all_ports)
+    endpoint = _endpoint(body)
     container = LocalContainer(
         id=container_id,
         name=name,
         config=_shown_config(posted, config, env, entrypoint, cmd, image, exposed),
         host_config={k: v for k, v in dict(posted.get("HostConfig") or {}).items() if v is not None},
         network_mode=mode,
-        port_requests=requests if mode == BRIDGE else (),
+        aliases=tuple(endpoint.aliases or ()),
+        address=endpoint.ipam_config.ipv4_address if endpoint.ipam_config is not None else "",
+        port_requests=requests if mode not in (HOST, NONE) else (),
         extra_hosts=tuple(map(_extra_host, host.extra_hosts or ())),
         dns=DNSConfig(nameservers=host.dns, search=host.dns_search, options=host.dns_options),
         restart_policy=policy,
@@ -110,12 +121,14 @@ def build(body: CreateBody, posted: Mapping[str, Any], image: Image, *, containe
 
 
 def network_mode(body: CreateBody) -> str:
-    """Return `bridge`, `host`, `none` or `container:…`. Raises InvalidArgument, Unimplemented."""
+    """Return `bridge`, `host`, `none`, `container:…` or a network of the cluster. Raises InvalidArgument, Unimplemented."""
     asked = body.host_config.network_mode
     joined = [name for name in body.networking_config.endpoints_config or {} if name not in DEFAULT_NETWORK_MODES]
     if asked in DEFAULT_NETWORK_MODES and joined:
         asked = joined[0]
     mode = BRIDGE if asked in DEFAULT_NETWORK_MODES else asked
+    if len(joined) > 1:
+        raise Unimplemented("a single container joins one network: several are not supported yet")
     if mode in (BRIDGE, HOST, NONE):
         return mode
     if mode.startswith(CONTAINER_PREFIX) and mode != CONTAINER_PREFIX:
@@ -123,10 +136,12 @@ def network_mode(body: CreateBody) -> str:
             raise InvalidArgument("conflicting options: hostname and the network mode")
         if body.host_config.port_bindings or body.host_config.publish_all_ports:
             raise InvalidArgument("conflicting options: port publishing and the container type network mode")
-        return mode
-    raise Unimplemented(
-        f"a single container cannot join the network {mode} yet: use bridge, host, none or container:NAME, or run it as a service"
-    )
+    return mode
+
+
+def _endpoint(body: CreateBody) -> EndpointBody:
+    """What is asked of the one network that is joined."""
+    return next(filter(None, (body.networking_config.endpoints_config or {}).values()), EndpointBody())
 
 
 def merged_command(body: CreateBody, image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -147,6 +162,7 @@ def _with_host_config(config: ContainerConfig, host: HostConfigBody) -> Containe
     if log.driver:
         check_log_driver(log.driver, log.options)
     security = security_of(host.security_opt or [])
+    cpu = cpus_of(host)
     return msgspec.structs.replace(
         config,
         groups=tuple(host.group_add or ()),
@@ -158,7 +174,16 @@ def _with_host_config(config: ContainerConfig, host: HostConfigBody) -> Containe
         memory_reservation_bytes=host.memory_reservation,
         memory_swappiness=None if host.memory_swappiness in (None, -1) else host.memory_swappiness,
         swap_bytes=swap_of(host.memory, host.memory_swap),
-        nano_cpus=cpus_of(host),
+        nano_cpus=cpu.nano_cpus,
+        cpu_quota_us=cpu.quota_us,
+        cpu_period_us=cpu.period_us,
+        cpuset_cpus=host.cpuset_cpus,
+        cpuset_mems=host.cpuset_mems,
+        block_weight=block_weight_of(host),
+        block_limits=block_limits_of(host),
+        device_rules=device_rules_of(host),
+        masked_paths=None if host.masked_paths is None else tuple(host.masked_paths),
+        readonly_paths=None if host.readonly_paths is None else tuple(host.readonly_paths),
         cpu_shares=host.cpu_shares,
         pids_limit=max(0, host.pids_limit or 0),
         shm_size_bytes=host.shm_size,
@@ -192,24 +217,6 @@ def _cdi_devices(host: HostConfigBody) -> tuple[str, ...]:
             raise Unimplemented("device requests name devices of the Container Device Interface: --device vendor.com/class=name")
         found += map(check_cdi_name, request.device_ids)
     return tuple(found)
-
-
-def _refuse(body: CreateBody) -> None:
-    host = body.host_config
-    refused = {
-        "--pid": host.pid_mode,
-        "--ipc": host.ipc_mode if host.ipc_mode not in ("", "private", "shareable") else "",
-        "--uts": host.uts_mode,
-        "--userns": host.userns_mode if host.userns_mode != "host" else "",
-        "--cgroup-parent": host.cgroup_parent,
-        "--volumes-from": host.volumes_from,
-        "--link": host.links,
-        "--domainname": body.domainname,
-        "--volume-driver": host.volume_driver if host.volume_driver != "local" else "",
-    }
-    for option, value in refused.items():
-        if value:
-            raise Unimplemented(f"{option} is not supported yet")
 
 
 def _shown_config(

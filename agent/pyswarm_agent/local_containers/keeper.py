@@ -1,8 +1,8 @@
 """`LocalContainers`: makes, starts, stops and removes this node's single containers, and starts them again by their policies.
 
-What a crash leaves, the next `run` puts right. A record is written before the runtime's, and deleted before it: one without the
-other is a creation or a removal that was cut short, and is removed. Containers that ran go on and are followed again; what ended
-meanwhile is treated as if it had ended now.
+What a crash leaves, the next `run` puts right. A record is written before the container's volumes and the runtime's record, and
+deleted before that one, or last of all when the volumes go too, which it then says: whatever was cut short is removed. Containers
+that ran go on and are followed again; what ended meanwhile is treated as if it had ended now.
 
 Containers of tasks may be stopped and removed here too, as in Docker: their orchestrator then replaces them.
 """
@@ -28,6 +28,7 @@ from pyswarm_agent.local_containers.mounts import asked_mounts
 from pyswarm_agent.local_containers.names import check_name, name_conflict, random_name
 from pyswarm_agent.local_containers.network import LocalNetwork
 from pyswarm_agent.local_containers.records import CONTAINER_PREFIX, LocalContainer
+from pyswarm_agent.local_containers.refusals import check_platform, refuse_to_update
 from pyswarm_agent.local_containers.restart_policy import RestartProgress, parse_policy
 from pyswarm_agent.local_containers.runs import Runs
 from pyswarm_agent.local_containers.store import LocalContainerStore
@@ -35,9 +36,10 @@ from pyswarm_agent.persistence import failed_of
 from pyswarm_agent.runtime.interface import Runtime, no_such_container
 from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_agent.runtime.signals import signal_number
-from pyswarm_agent.volumes.mounting import ContainerMounts
+from pyswarm_agent.volumes.mounting import ContainerMounts, volume_names
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, InvalidArgument, NotFound, PyswarmError
+from pyswarm_common.failpoints import failpoint
 from pyswarm_common.ids import new_container_id
 
 SIGKILL = 9
@@ -88,12 +90,16 @@ class LocalContainers:
         """Find any container of this node by id, name or beginning of an id. Raises NotFound, Conflict."""
         return find_container(self._runtime.list(), reference)
 
-    async def create(self, name: str, posted: Mapping[str, Any]) -> str:
-        """Make a container from a create body and return its id. Raises NotFound (no such image), Conflict (its name is taken) …"""
+    async def create(self, name: str, posted: Mapping[str, Any], platform: str = "") -> str:
+        """Make a container from a create body and return its id. Raises NotFound (no such image), Conflict (its name is taken) …
+
+        `platform`: which the image must be for, as `linux/amd64`; "" for any.
+        """
         body = decode_body(posted)
         image = self._images.get(body.image) if body.image else None
         if image is None:
             raise NotFound(f"No such image: {parse_reference(body.image).familiar}" if body.image else "No such image: ")
+        check_platform(platform, body.image, image.os, image.architecture)
         container_id = new_container_id()
         name = check_name(name) if name else random_name(self._taken_names(), self._choices)
         self._take_name(name, container_id)
@@ -102,19 +108,17 @@ class LocalContainers:
             container = self._with_joined_id(container)
             declared = [*(body.volumes or {}), *image.config.volumes]
             layers = tuple(str(path) for path in self._images.layer_paths(image))
-            async with self._mounts.prepared(asked_mounts(body), declared, container_id) as mounts:
-                container = msgspec.structs.replace(container, volumes=tuple(m.volume for m in mounts if m.volume))
-                held = Held(container)
-                await self._save(held)
-                try:
+            asked = asked_mounts(body)
+            held = Held(msgspec.structs.replace(container, volumes=volume_names(asked, declared, container_id)))
+            await self._save(held)
+            failpoint("local/saved")
+            try:
+                async with self._mounts.prepared(asked, declared, container_id) as mounts:
                     await self._runtime.create(msgspec.structs.replace(config, mounts=mounts, layer_paths=layers))
-                except BaseException:
-                    await asyncio.to_thread(self._store.delete, container_id)
-                    raise
+            except BaseException:
+                await failed_of(("take back a container", partial(self._take_away, container_id, with_volumes=True)))
+                raise
             self._held[container_id] = held
-        except (PyswarmError, OSError):
-            await failed_of(("remove the volumes of a container", lambda: self._mounts.discard(container_id)))
-            raise
         finally:
             self._new_names.pop(name, None)
         return container_id
@@ -227,31 +231,29 @@ class LocalContainers:
                 self._new_names.pop(name, None)
 
     async def update(self, container_id: str, changed: Resources, posted: Mapping[str, Any]) -> list[str]:
-        """Change restart policy and limits; return warnings. Limits of a container that runs change with its next start."""
+        """Change restart policy and limits, those of a container that runs at once; return warnings. Raises what refuses them."""
         held = self._held.get(container_id)
         if held is None:
             raise Conflict(f"container {container_id} belongs to a task: update its service instead")
+        refuse_to_update(posted)
         asked = changed.restart_policy
         policy = parse_policy(asked.name, asked.maximum_retry_count) if asked is not None and asked.name else None
         if policy is not None and policy.name != "no" and held.container.auto_remove:
             raise InvalidArgument("Restart policy cannot be updated because AutoRemove is enabled for the container")
         async with held.lock:
-            before = self._need(container_id)
-            config = with_resources(before.config, changed)
+            config = with_resources(self._need(container_id).config, changed)
+            await self._runtime.configure(config)
             shown = {key: value for key, value in posted.items() if value}
             host_config = {**held.container.host_config, **shown}
             await self._save(held, restart_policy=policy or held.container.restart_policy, host_config=host_config)
-            await self._runtime.configure(config)
         self._events.observe_container("update", self._need(container_id), {})
-        is_late = config != before.config and before.is_live
-        return ["The container runs: its limits change when it is started the next time."] if is_late else []
+        return self._runtime.warnings_about(config)
 
     async def _adopt(self) -> None:
         for container in await asyncio.to_thread(self._store.load):
             record = self._runtime.get(container.id)
-            if record is None:
-                await failed_of(("remove the volumes of a container", partial(self._mounts.discard, container.id)))
-                await asyncio.to_thread(self._store.delete, container.id)
+            if record is None or container.is_going:
+                await failed_of((f"remove container {container.id}", partial(self._take_away, container.id, with_volumes=True)))
             else:
                 self._held[container.id] = Held(_mended(container, record))
         for record in self._runtime.list():
@@ -274,13 +276,22 @@ class LocalContainers:
             if container_id not in self._held:
                 return
             await self._runs.release(held)
-            # The name is free, and the record gone, before anybody hears of the end.
-            await asyncio.to_thread(self._store.delete, container_id)
+            if with_volumes:
+                await self._save(held, is_going=True)
+            else:
+                await asyncio.to_thread(self._store.delete, container_id)
+            failpoint("local/forgotten")
+            # The name is free before anybody hears of the end.
             del self._held[container_id]
             self._health.forget(container_id)
-            await self._runtime.remove(container_id)
-            if with_volumes:
-                await self._mounts.discard(container_id)
+            await self._take_away(container_id, with_volumes=with_volumes)
+
+    async def _take_away(self, container_id: str, *, with_volumes: bool) -> None:
+        """Remove what there is of a container; its record goes last when that tells that its volumes go too."""
+        await self._runtime.remove(container_id)
+        if with_volumes:
+            await self._mounts.discard(container_id)
+            await asyncio.to_thread(self._store.delete, container_id)
 
     async def _save(self, held: Held, **changes: Any) -> None:
         container = msgspec.structs.replace(held.container, **changes)

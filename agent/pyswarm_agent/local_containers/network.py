@@ -43,7 +43,7 @@ class LocalNetwork(Protocol):
         ...
 
     def place(self, container: LocalContainer, config: ContainerConfig) -> NetworkPlace | None:
-        """Return the place of a container that runs."""
+        """Take up and return the place of a container that runs."""
         ...
 
     async def close(self) -> None:
@@ -81,6 +81,8 @@ class LocalBridge:
     async def attach(self, container: LocalContainer, config: ContainerConfig) -> NetworkPlace:
         """Make the container's place; idempotent. Raises PyswarmError, OSError."""
         mode = container.network_mode
+        if container.is_on_overlay:
+            raise NotFound(f"network {mode} not found")
         if mode == HOST or mode.startswith(CONTAINER_PREFIX):
             return self._shared_place(container, config)
         driver = await self._started()
@@ -113,7 +115,7 @@ class LocalBridge:
 
     def _shared_place(self, container: LocalContainer, config: ContainerConfig) -> NetworkPlace:
         if container.network_mode == HOST:
-            hosts = with_extra_hosts(_read(Path("/etc/hosts")), _extra_lines(container.extra_hosts, "127.0.0.1"))
+            hosts = with_extra_hosts(_read(Path("/etc/hosts")), extra_lines(container.extra_hosts, "127.0.0.1"))
             text = resolv_conf(_read(_RESOLVER_FILES[0]), container.dns)
             return NetworkPlace(netns_path=None, resolv_conf=text, hosts=hosts, hostname=config.hostname)
         other_id = container.network_mode.removeprefix(CONTAINER_PREFIX)
@@ -174,7 +176,7 @@ def _own_place(container: LocalContainer, config: ContainerConfig, sandbox: Sand
     return NetworkPlace(
         netns_path=sandbox.netns_path,
         resolv_conf=resolv_conf(resolvers_of(map(_read, _RESOLVER_FILES)), container.dns),
-        hosts=with_extra_hosts(sandbox.hosts, _extra_lines(container.extra_hosts, gateway)),
+        hosts=with_extra_hosts(sandbox.hosts, extra_lines(container.extra_hosts, gateway)),
         hostname=config.hostname,
         address=sandbox.address,
         gateway=gateway,
@@ -182,7 +184,8 @@ def _own_place(container: LocalContainer, config: ContainerConfig, sandbox: Sand
     )
 
 
-def _extra_lines(extra: Iterable[str], gateway: str) -> list[str]:
+def extra_lines(extra: Iterable[str], gateway: str) -> list[str]:
+    """Return lines of /etc/hosts for `name:address` pairs; `gateway` stands for the address `host-gateway`. Pure."""
     pairs = (text.partition(":")[::2] for text in extra)
     return [f"{gateway if address == HOST_GATEWAY else address}\t{name}" for name, address in pairs]
 

@@ -12,6 +12,16 @@ from pyswarm_netplugin.published_ports.records import PortRequest, PublishedPort
 BRIDGE, HOST, NONE, CONTAINER_PREFIX = "bridge", "host", "none", "container:"
 
 
+class OverlayAttachment(Record, frozen=True, kw_only=True):
+    """A single container's place on a network of the cluster during one run: `address` with prefix length."""
+
+    id: str
+    network_id: str
+    network_name: str
+    address: str
+    ports: tuple[PublishedPort, ...] = ()
+
+
 class LocalContainer(Record, frozen=True, kw_only=True):
     """A container that was made through the Engine API. `config` and `host_config` are as `inspect` shows them."""
 
@@ -20,7 +30,13 @@ class LocalContainer(Record, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     host_config: dict[str, Any] = {}
     network_mode: str = BRIDGE
-    """`bridge`, `host`, `none`, or `container:` and an id."""
+    """`bridge`, `host`, `none`, `container:` and an id, or the name or id of an attachable network of the cluster."""
+    aliases: tuple[str, ...] = ()
+    """Further names of it on that network."""
+    address: str = ""
+    """The one that it is to have there, "" for any."""
+    attachment: OverlayAttachment | None = None
+    """Of its last run."""
     port_requests: tuple[PortRequest, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     """As `name:address`."""
@@ -33,8 +49,15 @@ class LocalContainer(Record, frozen=True, kw_only=True):
     start_error: str = ""
     """Why it could not be started the last time, and with which exit code it counts."""
     start_exit_code: int = 0
+    is_going: bool = False
+    """Whether it is being removed with its anonymous volumes."""
     volumes: tuple[str, ...] = ()
     """Names of the volumes that it mounts."""
+
+    @property
+    def is_on_overlay(self) -> bool:
+        """Whether it joins a network of the cluster."""
+        return self.network_mode not in (BRIDGE, HOST, NONE) and not self.network_mode.startswith(CONTAINER_PREFIX)
 
 
 class NetworkPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,3 +70,5 @@ class NetworkPlace(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     gateway: str = ""
     ports: tuple[PublishedPort, ...] = ()
+    attachment: OverlayAttachment | None = None
+    """On a network of the cluster: its address is `address`."""

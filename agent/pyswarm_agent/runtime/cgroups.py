@@ -194,6 +194,11 @@ class Cgroups:
 
     def remove_parent_if_empty(self) -> None:
         """Remove the monitors' cgroup and the parent, wherever nothing is left in them."""
+        if not self.names():
+            # Without containers, a monitor that is still there has failed to create one, and is about to end.
+            for path in self._monitor_paths():
+                with contextlib.suppress(OSError):
+                    _remove_directory(path)
         for hierarchy in self.layout.hierarchies:
             parent = self._parent_in(hierarchy)
             for directory in (parent / MONITOR, parent):
@@ -208,6 +213,20 @@ class Cgroups:
         if not self.layout.is_unified:
             return (tree / "memory.memsw.limit_in_bytes").exists()
         return any(tree.glob("*/memory.swap.max"))
+
+    def block_weight_file(self) -> str | None:
+        """Return the file of the kernel's that has a cgroup's share of busy block devices, None where there is none."""
+        tree = self.layout.holding("io" if self.layout.is_unified else "blkio")
+        names = ("io.bfq.weight", "io.weight") if self.layout.is_unified else ("blkio.weight",)
+        return next((name for name in names if tree is not None and any(tree.glob(f"*/{name}"))), None)
+
+    def available(self, file: str) -> str:
+        """Return what containers may get of `cpuset.cpus` or `cpuset.mems`, as `0-3,7`; "" if the host does not say."""
+        tree = self.layout.holding("cpuset")
+        if tree is not None:
+            with contextlib.suppress(OSError):
+                return (tree / (f"{file}.effective" if self.layout.is_unified else file)).read_text().strip()
+        return ""
 
     def _directories(self, name: str) -> Iterator[Path]:
         for hierarchy in self.layout.hierarchies:

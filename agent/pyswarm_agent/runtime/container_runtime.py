@@ -20,8 +20,15 @@ from pyswarm_agent.runtime.container_logs import ContainerLogs
 from pyswarm_agent.runtime.ending import as_exited, clean_run, read_exit, recover
 from pyswarm_agent.runtime.handle import ContainerHandle
 from pyswarm_agent.runtime.host import Host, inspect_host
-from pyswarm_agent.runtime.interface import ContainerObserver, ContainerStartFailed, no_such_container, unobserved
+from pyswarm_agent.runtime.interface import (
+    ContainerFolders,
+    ContainerObserver,
+    ContainerStartFailed,
+    no_such_container,
+    unobserved,
+)
 from pyswarm_agent.runtime.launch import Launched, launch
+from pyswarm_agent.runtime.live_limits import apply_limits
 from pyswarm_agent.runtime.log_arguments import with_log_default
 from pyswarm_agent.runtime.paths import ContainerPaths, SavedContainer
 from pyswarm_agent.runtime.private_files import PrivateFile, with_private_mounts
@@ -32,6 +39,7 @@ from pyswarm_agent.runtime.spec_maker import SpecMaker
 from pyswarm_agent.runtime.threads import in_new_thread
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, PyswarmError, Unavailable
+from pyswarm_common.waiting import wait_first
 from pyswarm_common.wire import LogLine, LogPart, LogRequest
 
 PARALLEL_STARTS = 4
@@ -136,7 +144,10 @@ class ContainerRuntime:
         self.on_event("create", container.record, {})
 
     async def configure(self, config: ContainerConfig) -> ContainerRecord:
-        """Replace the configuration of the container with this id: its name at once, all else at its next start. Raises OSError."""
+        """Replace the configuration of the container with this id: its name and limits at once, all else at its next start.
+
+        Raises InvalidArgument, Conflict and Unimplemented for limits that the host does not take, OSError.
+        """
         return await self._owned(self._configure(self.handle(config.id), config))
 
     async def _configure(self, container: ContainerHandle, config: ContainerConfig) -> ContainerRecord:
@@ -146,6 +157,8 @@ class ContainerRuntime:
             old_name = container.record.config.name
             if config == container.record.config:
                 return container.record
+            if container.record.is_live and (writes := self._specs.limit_writes(container.record.config, config)):
+                await asyncio.to_thread(apply_limits, self.cgroups, container.id, writes)
             if config.keeps_layer:
                 await asyncio.to_thread(container.paths.save_lasting, config, container.record.created_at_ns)
             record = msgspec.structs.replace(container.record, config=config)
@@ -175,7 +188,12 @@ class ContainerRuntime:
             async with self._starts:
                 launched = await self._launch(container, files)
             record = msgspec.structs.replace(
-                container.record, state="running", pid=launched.process.pid, started_at_ns=self._clock.now_ns(), exit=None
+                container.record,
+                state="running",
+                pid=launched.process.pid,
+                started_at_ns=self._clock.now_ns(),
+                exit=None,
+                ended_before_ns=container.record.finished_at_ns,
             )
             saved = SavedContainer(record=record, boot=self.host.boot, process=launched.process, monitor=launched.monitor)
             container.saved = saved
@@ -243,13 +261,7 @@ class ContainerRuntime:
     async def _ends_within(self, container: ContainerHandle, seconds: float) -> bool:
         if container.ended.is_set():
             return True
-        loop = asyncio.get_running_loop()
-        ended, late = loop.create_task(container.ended.wait()), loop.create_task(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait((ended, late), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended.cancel()
-            late.cancel()
+        await wait_first(container.ended.wait(), self._clock.sleep(seconds))
         return container.ended.is_set()
 
     async def kill(self, container_id: str, signal: str) -> None:
@@ -295,6 +307,14 @@ class ContainerRuntime:
         if container.record.exit is not None:
             return container.record.exit
         raise no_such_container(container_id) if container.is_removed else Unavailable("the container runtime is closed")
+
+    def folders(self, container_id: str) -> ContainerFolders | None:
+        """Return where the container's files lie."""
+        return self.handle(container_id).paths.folders
+
+    def warnings_about(self, config: ContainerConfig) -> list[str]:
+        """Return which of its limits this host cannot keep."""
+        return self._specs.warnings_about(config)
 
     def get(self, container_id: str) -> ContainerRecord | None:
         """Return the container as it is now, or None."""

@@ -9,8 +9,10 @@ import msgspec
 from pyswarm_agent.runtime.cgroups import Cgroups
 from pyswarm_agent.runtime.paths import ContainerPaths, SavedContainer, saved_ids
 from pyswarm_agent.runtime.records import ExitStatus
+from pyswarm_common.failpoints import failpoint
 
 EXIT_CODE_KILLED = 137
+FILES_REMOVED = "the container's files in {} were removed while it ran; how it ended is unknown"
 EXIT_CODE_NODE_RESTARTED = 255
 NODE_RESTARTED = "the node was restarted"
 MONITOR_KILLED = "the container's monitor (conmon) was killed, so the container was killed too; its own exit code is unknown"
@@ -26,11 +28,13 @@ def read_exit(saved: SavedContainer, paths: ContainerPaths, cgroups: Cgroups, bo
     if saved.boot != boot:
         return ExitStatus(exit_code=EXIT_CODE_NODE_RESTARTED, error=NODE_RESTARTED, finished_at_ns=now_ns)
     cgroups.kill(saved.record.config.id)
-    return ExitStatus(exit_code=EXIT_CODE_KILLED, error=MONITOR_KILLED, oom_killed=bool(oom_kills), finished_at_ns=now_ns)
+    reason = MONITOR_KILLED if paths.exit_dir.is_dir() else FILES_REMOVED.format(paths.bundle)
+    return ExitStatus(exit_code=EXIT_CODE_KILLED, error=reason, oom_killed=bool(oom_kills), finished_at_ns=now_ns)
 
 
 def clean_run(container_id: str, paths: ContainerPaths, cgroups: Cgroups) -> None:
     """Remove what a run has left: processes, monitor, cgroup, bundle; the log and the writable layer stay. Raises OSError."""
+    failpoint("container/ended")
     kill_monitors(cgroups, lambda command: container_id in command)
     cgroups.kill(container_id)
     cgroups.remove(container_id)

@@ -5,7 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 import msgspec
 
-from pyswarm_agent.runtime.interface import ContainerObserver, ContainerStartFailed, no_such_container, unobserved
+from pyswarm_agent.runtime.interface import (
+    ContainerFolders,
+    ContainerObserver,
+    ContainerStartFailed,
+    no_such_container,
+    unobserved,
+)
+from pyswarm_agent.runtime.limit_checks import Abilities, limit_warnings
 from pyswarm_agent.runtime.log_arguments import with_log_default
 from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord, ExitStatus, LogConfig
@@ -90,6 +97,15 @@ class FakeContainerRuntime:
             self.on_event("rename", container.record, {"oldName": f"/{old_name}"})
         return container.record
 
+    def folders(self, container_id: str) -> ContainerFolders | None:
+        """There are no files."""
+        self._need(container_id)
+        return None
+
+    def warnings_about(self, config: ContainerConfig) -> list[str]:
+        """Keep all limits but weights of block devices."""
+        return limit_warnings(config, Abilities(limits_swap=True, has_swappiness=True, has_block_weights=False))
+
     async def start_container(self, container_id: str, files: Sequence[PrivateFile] = ()) -> ContainerRecord:
         """Let the program begin. Raises ContainerStartFailed when it says so."""
         await self.before_each("start", container_id)
@@ -100,7 +116,12 @@ class FakeContainerRuntime:
                 raise ContainerStartFailed(container.program.start_error, 127)
             now_ns = self._clock.now_ns()
             container.record = msgspec.structs.replace(
-                container.record, state="running", pid=next(self._pids), started_at_ns=now_ns, exit=None
+                container.record,
+                state="running",
+                pid=next(self._pids),
+                started_at_ns=now_ns,
+                exit=None,
+                ended_before_ns=container.record.finished_at_ns,
             )
             container.ended = asyncio.Event()
             self.files[container_id] = tuple(files)

@@ -49,5 +49,7 @@ class FileWatcher:
         if self._descriptor is None:
             return
         for event in kernel_calls.inotify_read(self._descriptor):
-            for changed in self._events.get(event.watch, ()):
+            # After an overflow of its queue the kernel tells no more whose events were lost: anybody's.
+            watches = self._events if event.watch == kernel_calls.INOTIFY_OVERFLOW else (event.watch,)
+            for changed in [each for watch in watches for each in self._events.get(watch, ())]:
                 changed.set()

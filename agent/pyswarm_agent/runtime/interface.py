@@ -3,7 +3,8 @@ keep the same promises, and one contract test holds both to them.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
 
 from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord, ExitStatus
@@ -17,6 +18,21 @@ class ContainerStartFailed(PyswarmError):
     def __init__(self, message: str, exit_code: int = 128) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class ContainerFolders(NamedTuple):
+    """Where a container's files lie.
+
+    Its log; while it runs, its bundle and where its root is mounted (in a namespace of its own); from its first start on its
+    writable layer (overlayfs's upper and work folders); the folder of the links `0`, `1` … to the image's layers, top-most first.
+    """
+
+    log: Path
+    bundle: Path
+    root: Path
+    upper: Path
+    work: Path
+    layers: Path
 
 
 ContainerObserver: TypeAlias = Callable[[str, ContainerRecord, Mapping[str, str]], None]
@@ -59,7 +75,18 @@ class Runtime(Protocol):
         ...
 
     async def configure(self, config: ContainerConfig) -> ContainerRecord:
-        """Replace the configuration of the container with this id: its name at once, all else at its next start."""
+        """Replace the configuration of the container with this id: its name and limits at once, all else at its next start.
+
+        Raises InvalidArgument, Conflict and Unimplemented for limits that the host does not take; then nothing has changed.
+        """
+        ...
+
+    def folders(self, container_id: str) -> ContainerFolders | None:
+        """Return where the container's files lie; None where there are none."""
+        ...
+
+    def warnings_about(self, config: ContainerConfig) -> list[str]:
+        """Return which of its limits this host cannot keep, in Docker's words."""
         ...
 
     async def stop(self, container_id: str, *, grace_s: float | None = None) -> ExitStatus:

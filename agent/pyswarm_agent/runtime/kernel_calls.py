@@ -119,6 +119,10 @@ def _is_regular(descriptor: int) -> bool:
     return os.fstat(descriptor).st_mode & 0o170000 == 0o100000
 
 
+INOTIFY_OVERFLOW = -1
+"""The watch of the event that says that others were lost."""
+
+
 def inotify_open() -> int:
     """Return a new inotify descriptor that never blocks. Raises OSError."""
     return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "cannot watch files")

@@ -42,6 +42,7 @@ from pyswarm_agent.runtime.propagation import attach_copies, copied_sources, rea
 from pyswarm_agent.runtime.records import ContainerConfig
 from pyswarm_agent.runtime.start_errors import container_start_failed
 from pyswarm_agent.runtime.volume_mounts import prepared_volumes
+from pyswarm_common.failpoints import failpoint
 
 START_TIMEOUT_S = 60.0
 _ACCOUNT_FILE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -88,11 +89,14 @@ def launch(
         user = resolve_user(config.user, config.groups, *_account_files(str(paths.rootfs)))
         shared_sources = attach_copies(copies, paths.bundle / "shared")
         with prepared_volumes(config, paths):
+            failpoint("container/volumes-filled")
             (paths.bundle / "config.json").write_bytes(write_spec(user, netns_path, shared_sources))
             pid = _create(config, paths, host, enter_monitor_cgroup)
     launched = _identify(pid, paths)
+    failpoint("container/made")
     before_start()
     _run_oci_start(config, paths, host)
+    failpoint("container/started")
     return launched
 
 
@@ -176,6 +180,7 @@ def _create(config: ContainerConfig, paths: ContainerPaths, host: Host, enter_mo
 def _let_monitor_work(process: "subprocess.Popen[bytes]", enter_monitor_cgroup: Callable[[int], None], start_write: int) -> str:
     """Return what conmon complains of, once it has gone into the background, which it does by forking once more."""
     try:
+        failpoint("container/monitor-begun")
         enter_monitor_cgroup(process.pid)
         os.write(start_write, b"\0")
         return process.communicate(timeout=START_TIMEOUT_S)[1].decode(errors="replace")
@@ -192,7 +197,8 @@ def _created_pid(config: ContainerConfig, answer: bytes, complaint: str) -> int:
     try:
         message = msgspec.json.decode(answer, type=SyncMessage)
     except msgspec.DecodeError:
-        raise ContainerStartFailed(f"the container's monitor (conmon) failed: {complaint.strip() or 'no answer'}") from None
+        reason = complaint.strip() or "it was killed, or ended without a word"
+        raise ContainerStartFailed(f"the container's monitor (conmon) failed: {reason}") from None
     if message.data <= 0:
         raise container_start_failed(message.message or complaint, config.args)
     return message.data

@@ -78,14 +78,17 @@ async def read_journal(container_id: str, request: LogRequest, ended: asyncio.Ev
     """Yield the asked lines; with `follow` until the container has ended. Raises PyswarmError when there is no journal to read."""
     position = ""
     if request.follow and not ended.is_set():
-        async for part in _run(journal_command(container_id, request, follow=True), ended):
-            position = part.position
-            yield part
-            if request.until_ns and part.lines[-1].at_ns > request.until_ns:
-                return
+        async with contextlib.aclosing(_run(journal_command(container_id, request, follow=True), ended)) as parts:
+            async for part in parts:
+                position = part.position
+                within = tuple(line for line in part.lines if not request.until_ns or line.at_ns <= request.until_ns)
+                yield LogPart(lines=within, position=position)
+                if len(within) < len(part.lines):
+                    return
     # What came between the last entry that was followed and the end.
-    async for part in _run(journal_command(container_id, request, after=position), None):
-        yield part
+    async with contextlib.aclosing(_run(journal_command(container_id, request, after=position), None)) as parts:
+        async for part in parts:
+            yield part
 
 
 async def _run(command: Sequence[str], ended: asyncio.Event | None) -> AsyncGenerator[LogPart, None]:

@@ -30,7 +30,6 @@ from pyswarm_agent.runtime.log_rotation import (
 from pyswarm_agent.runtime.log_steps import carry_out, compress, glance_at, look_at
 from pyswarm_agent.runtime.threads import in_new_thread
 from pyswarm_common.clock import Clock
-from pyswarm_common.errors import PyswarmError
 from pyswarm_common.log_drivers import LogLimits, log_limits
 
 PERIOD_S = 1.0
@@ -110,14 +109,17 @@ class LogKeeper:
                 pass
 
     def forget(self, container_id: str) -> None:
-        """The container is gone."""
+        """The container is gone. Others' logs may be tended meanwhile, by a thread: what it notes must not be lost."""
         self._settled.pop(container_id, None)
         self._released.discard(container_id)
-        self._begun = {rotation for rotation in self._begun if rotation.container_id != container_id}
-        self._sent = {rotation for rotation in self._sent if rotation.container_id != container_id}
-        self._glances = {rotation: seen for rotation, seen in self._glances.items() if rotation.container_id != container_id}
-        for archive in [archive for archive in self._uncompressed if archive.container_id == container_id]:
-            del self._uncompressed[archive]
+        self._told.discard(container_id)
+        for rotation in [rotation for rotation in tuple(self._begun) if rotation.container_id == container_id]:
+            self._begun.discard(rotation)
+            self._sent.discard(rotation)
+        for rotation in [rotation for rotation in tuple(self._glances) if rotation.container_id == container_id]:
+            self._glances.pop(rotation, None)
+        for archive in [archive for archive in tuple(self._uncompressed) if archive.container_id == container_id]:
+            self._uncompressed.pop(archive, None)
 
     def _needs_look(self, handle: ContainerHandle) -> bool:
         if handle.is_removed or handle.id in self._released or handle.record.state == "created":
@@ -134,7 +136,7 @@ class LogKeeper:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENXIO):  # removed, or conmon ended meanwhile
                     self._tell_once(handle, error)
-            except PyswarmError as error:  # an option that an earlier version took
+            except Exception as error:  # noqa: BLE001  one odd log (an option that an earlier version took) is not the others' fault
                 self._tell_once(handle, error)
         return is_busy
 

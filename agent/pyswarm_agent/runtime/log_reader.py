@@ -4,6 +4,7 @@ What blocks (`LogWalk`) runs in threads; what is read comes in parts, each with 
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -27,8 +28,10 @@ async def read_log(path: Path, request: LogRequest, watcher: FileWatcher, ended:
             yield portion
         if walk.watched is None or walk.is_past_end:
             return
-        async for part in _follow(walk, watcher, ended) if request.follow else _read_to_end(walk, ended):
-            yield part
+        reading = _follow(walk, watcher, ended) if request.follow else _read_to_end(walk, ended)
+        async with contextlib.aclosing(reading) as parts:
+            async for part in parts:
+                yield part
     finally:
         walk.close()
 

@@ -1,7 +1,8 @@
 """The resources of an OCI bundle: limits of memory, CPU and processes, and which devices may be used. Pure.
 
 The OCI runtime translates to what the machine has: of version 2 cgroups memory.max, memory.swap.max, memory.low, cpu.max,
-cpu.weight and pids.max. Swappiness has no such member, so it is left out there.
+cpu.weight, cpuset.cpus, cpuset.mems and pids.max. Swappiness has no such member, so it is left out there. (Block
+devices: `block_io`; containers that run: `live_limits`.)
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ _DEVICE_RULES: tuple[tuple[str, int | None, int | None, str], ...] = (
 
 def resources(config: ContainerConfig, devices: Sequence[DeviceNode], *, limits_swap: bool, is_unified: bool) -> Json:
     """Return `linux.resources`. `limits_swap`: whether the kernel can limit swap; `is_unified`: whether cgroups are version 2."""
-    found: Json = {"devices": device_rules(devices, allows_all=config.is_privileged)}
+    found: Json = {"devices": device_rules(devices, config.device_rules, allows_all=config.is_privileged)}
     memory = _memory(config, limits_swap=limits_swap, is_unified=is_unified)
     cpu = _cpu(config)
     if memory:
@@ -44,12 +45,12 @@ def resources(config: ContainerConfig, devices: Sequence[DeviceNode], *, limits_
     return found
 
 
-def device_rules(devices: Sequence[DeviceNode], *, allows_all: bool) -> list[Json]:
-    """Return the rules of the devices cgroup: Docker's, and these devices; or everything."""
+def device_rules(devices: Sequence[DeviceNode], further: Sequence[str] = (), *, allows_all: bool) -> list[Json]:
+    """Return the rules of the devices cgroup: Docker's, these devices, and further rules (`c 10:* rwm`); or everything."""
     if allows_all:
         return [{"allow": True, "type": "a", "access": "rwm"}]
     added = [(device.kind, device.major, device.minor, device.access) for device in devices]
-    return [{"allow": False, "access": "rwm"}, *map(_device_rule, (*_DEVICE_RULES, *added))]
+    return [{"allow": False, "access": "rwm"}, *map(_device_rule, (*_DEVICE_RULES, *added, *map(_parsed_rule, further)))]
 
 
 def oci_device(device: DeviceNode) -> Json:
@@ -79,9 +80,22 @@ def _cpu(config: ContainerConfig) -> Json:
     if config.nano_cpus:
         quota_us = max(MINIMUM_CPU_QUOTA_US, config.nano_cpus * CPU_PERIOD_US // 1_000_000_000)
         cpu |= {"quota": quota_us, "period": CPU_PERIOD_US}
+    elif config.cpu_quota_us or config.cpu_period_us:
+        quota = {"quota": config.cpu_quota_us} if config.cpu_quota_us else {}
+        cpu |= quota | {"period": config.cpu_period_us or CPU_PERIOD_US}
     if config.cpu_shares:
         cpu["shares"] = config.cpu_shares
+    if config.cpuset_cpus:
+        cpu["cpus"] = config.cpuset_cpus
+    if config.cpuset_mems:
+        cpu["mems"] = config.cpuset_mems
     return cpu
+
+
+def _parsed_rule(text: str) -> tuple[str, int | None, int | None, str]:
+    kind, numbers, access = text.split(" ")
+    major, minor = (None if number == "*" else int(number) for number in numbers.split(":"))
+    return kind, major, minor, access
 
 
 def _device_rule(rule: tuple[str, int | None, int | None, str]) -> Json:

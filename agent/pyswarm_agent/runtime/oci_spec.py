@@ -73,8 +73,8 @@ def build_oci_spec(
         "cgroupsPath": placement.cgroup_path,
         "namespaces": _namespaces(netns_path),
         "resources": resources(config, devices, limits_swap=limits_swap, is_unified=host.layout.is_unified),
-        "maskedPaths": [] if config.is_privileged else list(MASKED_PATHS),
-        "readonlyPaths": [] if config.is_privileged else list(READONLY_PATHS),
+        "maskedPaths": _paths(config, config.masked_paths, MASKED_PATHS),
+        "readonlyPaths": _paths(config, config.readonly_paths, READONLY_PATHS),
     }
     annotations = dict(config.annotations)
     if confinement.seccomp_program is not None:
@@ -122,6 +122,10 @@ def _process(config: ContainerConfig, host: Host, user: ProcessUser, confinement
     if confinement.apparmor_profile:
         process["apparmorProfile"] = confinement.apparmor_profile
     return process
+
+
+def _paths(config: ContainerConfig, asked: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    return [] if config.is_privileged else list(default if asked is None else asked)
 
 
 def _namespaces(netns_path: str | None) -> list[Json]:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from pyswarm_agent.runtime.interface import ContainerFolders
 from pyswarm_agent.runtime.processes import ProcessIdentity
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord
+from pyswarm_common.failpoints import failpoint
 from pyswarm_common.files import write_atomically
 from pyswarm_common.objects import Record
 
@@ -44,6 +46,12 @@ class ContainerPaths:
         self.private_files = self.bundle / "private"
         self.oci_root = runtime_dir / "oci"
         self.oci_state = self.oci_root / container_id
+
+    @property
+    def folders(self) -> ContainerFolders:
+        """Where others look for its files."""
+        home = self.home
+        return ContainerFolders(self.log, self.bundle, self.rootfs, home / "upper", home / "work", home / "layers")
 
     def make_home(self, layer_paths: tuple[str, ...]) -> None:
         """Make the container's folder with `layers/0`, … as links to the image's layers. Raises OSError.
@@ -105,6 +113,7 @@ class ContainerPaths:
         """Remove every file of the container, its record first: what is interrupted here is found to be half made."""
         self.lasting.unlink(missing_ok=True)
         self.saved.unlink(missing_ok=True)
+        failpoint("container/forgotten")
         self.remove_run()
         _remove_tree(self.home)
 

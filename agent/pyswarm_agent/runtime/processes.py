@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+from pyswarm_common.failpoints import failpoint
 from pyswarm_common.objects import Record
 
 
@@ -47,6 +48,7 @@ def send_signal(identity: ProcessIdentity, number: int) -> bool:
         return False
     try:
         signal.pidfd_send_signal(descriptor, number)
+        failpoint("container/signalled")
     except ProcessLookupError:
         return False
     finally:

@@ -10,6 +10,7 @@ from pyswarm_common.objects import Record
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 DEFAULT_STOP_GRACE_PERIOD_S = 10.0
 
+BlockLimitKind: TypeAlias = Literal["read_bps", "write_bps", "read_iops", "write_iops", "weight"]
 ContainerState: TypeAlias = Literal["created", "running", "paused", "exited"]
 LIVE_STATES: tuple[ContainerState, ...] = ("running", "paused")
 """Those in which its processes are there."""
@@ -59,12 +60,28 @@ class DeviceConfig(Record, frozen=True, kw_only=True):
     access: str = "rwm"
 
 
+class NetworkConfig(Record, frozen=True, kw_only=True):
+    """A network that the container is on, and its address there, with prefix length."""
+
+    id: str
+    name: str
+    address: str
+
+
 class UlimitConfig(Record, frozen=True, kw_only=True):
     """A limit of each process, such as `nofile`; -1 is unlimited."""
 
     name: str
     soft: int
     hard: int
+
+
+class BlockLimitConfig(Record, frozen=True, kw_only=True):
+    """A limit of what is read from or written to a block device of the host, in bytes or operations a second, or its weight."""
+
+    path: str
+    kind: BlockLimitKind
+    value: int
 
 
 class LogConfig(Record, frozen=True, kw_only=True):
@@ -145,6 +162,20 @@ class ContainerConfig(Record, frozen=True, kw_only=True):
     memory_swappiness: int | None = None
     memory_reservation_bytes: int = 0
     cpu_shares: int = 0
+    cpu_quota_us: int = 0
+    """Another way to say `nano_cpus`: so much of each period; 0 means none. A period of 0 is the default one."""
+    cpu_period_us: int = 0
+    cpuset_cpus: str = ""
+    """The CPUs that it may use, as `0-2,5`; "" for all. The same for memory nodes."""
+    cpuset_mems: str = ""
+    block_weight: int = 0
+    """10 to 1000: its share of block devices that are busy; 0 for the default."""
+    block_limits: tuple[BlockLimitConfig, ...] = ()
+    device_rules: tuple[str, ...] = ()
+    """Further devices that it may use, as `c 10:* rwm`."""
+    masked_paths: tuple[str, ...] | None = None
+    """What of /proc and /sys is hidden from it, and what it can only read; None for the default."""
+    readonly_paths: tuple[str, ...] | None = None
     shm_size_bytes: int = 0
     """0 means the default."""
     log: LogConfig = LogConfig()
@@ -152,6 +183,8 @@ class ContainerConfig(Record, frozen=True, kw_only=True):
     keeps_layer: bool = False
     """Whether it can be started again with its writable layer as it was (local containers; a task's container runs once)."""
     annotations: dict[str, str] = {}
+    networks: tuple[NetworkConfig, ...] = ()
+    """Of a task: the overlays that its network namespace is on. For `inspect` alone."""
 
 
 class ExitStatus(Record, frozen=True, kw_only=True):
@@ -172,6 +205,13 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     created_at_ns: int = 0
     started_at_ns: int = 0
     exit: ExitStatus | None = None
+    ended_before_ns: int = 0
+    """When its run before this one ended, 0 for none."""
+
+    @property
+    def finished_at_ns(self) -> int:
+        """When it ended the last time, 0 if it never did."""
+        return self.exit.finished_at_ns if self.exit is not None else self.ended_before_ns
 
     @property
     def is_live(self) -> bool:

@@ -8,14 +8,18 @@ import msgspec
 import structlog
 
 from pyswarm_agent.runtime import apparmor
+from pyswarm_agent.runtime.block_io import block_io, find_block_devices
 from pyswarm_agent.runtime.capabilities import DEFAULT_CAPABILITIES, container_capabilities
 from pyswarm_agent.runtime.cdi import find_edits, with_edits
 from pyswarm_agent.runtime.cdi_files import find_host_device, read_folders
 from pyswarm_agent.runtime.cgroups import Cgroups
 from pyswarm_agent.runtime.device_nodes import all_devices, find_devices
 from pyswarm_agent.runtime.host import WANTED_OPEN_FILES, Host
+from pyswarm_agent.runtime.limit_checks import Abilities, check_cpuset, limit_warnings
+from pyswarm_agent.runtime.live_limits import LimitWrite, limit_writes
 from pyswarm_agent.runtime.log_arguments import check_log_config
 from pyswarm_agent.runtime.oci_mounts import INIT_SOURCE
+from pyswarm_agent.runtime.oci_resources import resources
 from pyswarm_agent.runtime.oci_spec import Confinement, Placement, build_oci_spec
 from pyswarm_agent.runtime.paths import ContainerPaths
 from pyswarm_agent.runtime.process_limits import oom_score, process_limits
@@ -40,12 +44,14 @@ class SpecMaker:
         self._cgroups = cgroups
         self._seccomp = SeccompCache(seccomp_directory, host.machine)
         self._limits_swap = False
+        self._weight_file: str | None = None
         self._has_apparmor = False
         self._told: set[str] = set()
 
     def prepare(self) -> None:
         """Look at the cgroups and compile what most containers need. Blocking. Raises OSError."""
         self._limits_swap = self._cgroups.supports_swap_limit()
+        self._weight_file = self._cgroups.block_weight_file()
         if self._host.is_crun:
             self._seccomp.program_base64(DEFAULT_CAPABILITIES & self._host.capabilities)
         if self._host.open_files_limit < WANTED_OPEN_FILES:
@@ -69,8 +75,39 @@ class SpecMaker:
             raise InvalidArgument(f"this host has no init for containers: {INIT_SOURCE} is missing (Debian: apt-get install tini)")
         namespaced_sysctls(config.sysctls, has_network=config.netns_path is not None)
         process_limits(config, self._host)
+        find_block_devices(config.block_limits)
+        self.check_limits(config)
         if config.seccomp not in ("", UNCONFINED):
             decode_profile(config.seccomp)
+
+    def check_limits(self, config: ContainerConfig) -> None:
+        """Raise InvalidArgument when this host has not what the limits name."""
+        check_cpuset("CPUs", config.cpuset_cpus, self._cgroups.available("cpuset.cpus"))
+        check_cpuset("memory nodes", config.cpuset_mems, self._cgroups.available("cpuset.mems"))
+
+    def limit_writes(self, before: ContainerConfig, after: ContainerConfig) -> list[LimitWrite]:
+        """Return what of a container's cgroup changes with its limits. Raises InvalidArgument."""
+        if (before.cpuset_cpus, before.cpuset_mems) != (after.cpuset_cpus, after.cpuset_mems):
+            self.check_limits(after)
+        is_unified = self._host.layout.is_unified
+        old, new = (
+            {
+                **resources(config, (), limits_swap=self._limits_swap, is_unified=is_unified),
+                "blockIO": {"weight": config.block_weight} if config.block_weight else {},
+            }
+            for config in (before, after)
+        )
+        return limit_writes(old, new, is_unified=is_unified, weight_file=self._weight_file)
+
+    def warnings_about(self, config: ContainerConfig) -> list[str]:
+        """Return which of the limits this host cannot keep, in Docker's words."""
+        return limit_warnings(config, self._abilities())
+
+    def _abilities(self) -> Abilities:
+        return Abilities(self._limits_swap, not self._host.layout.is_unified, self._weight_file is not None)
+
+    def _block_io(self, config: ContainerConfig) -> dict[str, Any]:
+        return block_io(config, find_block_devices(config.block_limits), has_weights=self._weight_file is not None)
 
     def make(
         self,
@@ -90,6 +127,8 @@ class SpecMaker:
             devices=all_devices() if config.is_privileged else find_devices(config.devices),
             limits_swap=self._limits_swap,
         )
+        if found := self._block_io(config):
+            spec["linux"]["resources"]["blockIO"] = found
         if config.cdi_devices:
             spec = with_edits(spec, find_edits(config.cdi_devices, read_folders()), find_host_device)
         self._tell_what_is_less(config)
@@ -124,10 +163,8 @@ class SpecMaker:
             self._tell_once(complaint)
         if oom_score(config, self._host) > config.oom_score_adj < 0:
             self._tell_once(f"containers' oom_score_adj is at least {self._host.lowest_oom_score} on this host")
-        if config.memory_swappiness is not None and self._host.layout.is_unified:
-            self._tell_once("containers' memory swappiness has no effect: version 2 cgroups do not have it")
-        if config.memory_bytes and config.swap_bytes is not None and not self._limits_swap:
-            self._tell_once("containers' swap is not limited: this kernel does not count it")
+        for complaint in self.warnings_about(config):
+            self._tell_once(complaint)
 
     def _tell_once(self, what: str) -> None:
         if what not in self._told:

@@ -19,6 +19,8 @@ def container_start_failed(complaint: str, args: Sequence[str]) -> ContainerStar
         return _cannot_exec(program, reason, NOT_FOUND)
     if "permission denied" in lower and ("exec" in lower or program in text):
         return _cannot_exec(program, "permission denied", NOT_EXECUTABLE)
+    if lower.startswith("open executable"):  # of a folder
+        return _cannot_exec(program, "permission denied", NOT_EXECUTABLE)
     return ContainerStartFailed(f"OCI runtime create failed: {text or 'no reason given'}: unknown", OTHER)
 
 
@@ -26,9 +28,7 @@ def exec_start_failed(complaint: str, args: Sequence[str]) -> ContainerStartFail
     """Return the error for what crun or runc has written when it could not start `args` in a container that runs."""
     text = _bare(complaint)
     lower = text.lower()
-    if lower.startswith("open executable"):
-        error = _cannot_exec(args[0], "permission denied", NOT_EXECUTABLE)
-    elif lower.startswith("chdir"):
+    if lower.startswith("chdir"):
         error = ContainerStartFailed(f"OCI runtime create failed: {text}: unknown", NOT_FOUND)
     else:
         error = container_start_failed(complaint, args)

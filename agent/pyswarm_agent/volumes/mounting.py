@@ -39,8 +39,7 @@ class ContainerMounts:
         for the same container gives the same. Raises InvalidArgument, NotFound (a driver), Conflict, Unimplemented, OSError.
         """
         wanted = all_mounts(mounts, image_volumes)
-        names = [volume_name(mount, container_id) for mount in wanted if mount.type == "volume"]
-        with self.volumes.held(names):
+        with self.volumes.held(volume_names(mounts, image_volumes, container_id)):
             yield tuple([await self._config(mount, container_id) for mount in wanted])
 
     async def discard(self, container_id: str) -> None:
@@ -89,6 +88,11 @@ def all_mounts(mounts: Sequence[Mount], image_volumes: Sequence[str]) -> list[Mo
 def volume_name(mount: Mount, container_id: str) -> str:
     """Return the name of the mounted volume; that of an anonymous one follows from its container and place. Pure."""
     return mount.source or hashlib.sha256(f"{container_id} {mount.target}".encode()).hexdigest()
+
+
+def volume_names(mounts: Sequence[Mount], image_volumes: Sequence[str], container_id: str) -> tuple[str, ...]:
+    """Return the names of the volumes that a container is to mount. Pure. Raises InvalidArgument, Unimplemented."""
+    return tuple(volume_name(mount, container_id) for mount in all_mounts(mounts, image_volumes) if mount.type == "volume")
 
 
 def volume_config(mount: Mount, volume: Volume, data_path: str) -> MountConfig:

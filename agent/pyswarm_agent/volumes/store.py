@@ -11,9 +11,7 @@ Who uses a volume follows from the containers' configurations; those who are abo
 import asyncio
 import collections
 import contextlib
-import os
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from pyswarm_agent.volumes.records import (
     volume_in_use,
 )
 from pyswarm_common.clock import Clock
+from pyswarm_common.disk_space import files_bytes
 from pyswarm_common.errors import Conflict, NotFound
 from pyswarm_common.files import sync_directory, write_atomically
 
@@ -159,7 +158,7 @@ class VolumeStore:
         volume = self._volumes.get(name)
         if volume is not None and volume.options:
             return -1
-        return await asyncio.to_thread(_files_bytes, self.data_path(name))
+        return await asyncio.to_thread(files_bytes, self.data_path(name))
 
     @contextlib.contextmanager
     def held(self, names: Iterable[str]) -> Iterator[None]:
@@ -210,21 +209,3 @@ def _load_volume(folder: Path) -> Volume:
     except (OSError, msgspec.DecodeError) as error:
         _log.warning("volume.description_lost", volume=folder.name, error=str(error), hint="its files are kept")
         return Volume(name=folder.name, created_at_ns=folder.stat().st_mtime_ns)
-
-
-def _files_bytes(folder: Path) -> int:
-    """Return the sizes of all regular files below a folder, each inode once; what vanishes meanwhile is left out."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    pending = [str(folder)]
-    while pending:
-        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append(entry.path)
-                    elif stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
-                        seen.add((status.st_dev, status.st_ino))
-                        total += status.st_size
-    return total

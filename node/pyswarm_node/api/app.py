@@ -13,6 +13,7 @@ from pyswarm_common.engine_api.responses import error_response
 from pyswarm_common.errors import NotFound, PyswarmError
 from pyswarm_node.api import events, membership, recovery, system
 from pyswarm_node.api.control import NodeControl, require_manager
+from pyswarm_node.api.networks import JoinedNetworks
 from pyswarm_node.api.version_middleware import VersionMiddleware
 
 _LOGS = re.compile(r"/(services|tasks)/[^/]+/logs")
@@ -32,7 +33,7 @@ def create_app(control: NodeControl) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_unknown_route)
     for router in (*AGENT_ROUTERS, system.router, membership.router, recovery.router, events.router):
         app.include_router(router)
-    app.mount("", ManagerRoutes())
+    app.mount("", JoinedNetworks(control.agent, lambda: control.manager is not None, ManagerRoutes()))
     return app
 
 

@@ -86,6 +86,17 @@ async def test_space_is_freed_until_there_is_enough(pulled: ImageStore, clock: M
     assert names(pulled) == {"mine:1"}
 
 
+async def test_parts_of_blobs_go_before_images(pulled: ImageStore, clock: ManualClock) -> None:
+    await clock.advance(10_000)
+    collector = ImageCollector(pulled, lambda: set(), clock)
+    part = pulled.directory / "partial" / ("a" * 64)
+    for seconds, disk, stays in ((1000, ROOMY, True), (1000, FULL, False), (10, FULL, True), (100_000, ROOMY, False)):
+        part.write_bytes(b"x" * 200)
+        os.utime(part, (time.time() - seconds,) * 2)
+        assert await collector.collect(disk) == []  # none that came just now
+        assert part.exists() is stays
+
+
 async def test_what_is_used_or_wanted_is_never_touched(pulled: ImageStore, registry: RealRegistry, clock: ManualClock) -> None:
     in_container = pulled.get(f"{registry.host}/gc/0:1")
     assert in_container is not None

@@ -59,6 +59,57 @@ async def test_login_at_a_token_service_gives_an_identity(store: ImageStore, ser
         await store.log_in(server.host, WRONG)
 
 
+@pytest.mark.parametrize(
+    ("realm", "answer"),
+    [
+        ("http://{host}/token", b'{"token":"geheim\\n"}'),
+        ("http://{host}/token", '{"token":"geheim\xfc"}'.encode()),
+        ("http://{host}/token", b'{"token":"\xff"}'),
+        ("http://{host}/token", b'{"a":' + b"[" * 100_000),
+        ("http://\x7f/token", b""),
+    ],
+)
+async def test_a_token_service_that_answers_with_nonsense_is_named_but_its_token_is_not(
+    store: ImageStore, server: ScriptedServer, realm: str, answer: bytes
+) -> None:
+    challenge = f'Bearer realm="{realm.format(host=server.host)}"'
+    server.routes["/token"] = lambda _: Reply(answer)
+    server.routes["/v2/x/manifests/latest"] = lambda _: Reply(status=401, headers={"www-authenticate": challenge})
+    with pytest.raises((Unauthenticated, Unavailable)) as caught:
+        await store.pull(f"{server.host}/x")
+    assert "http://" in caught.value.message
+    assert "geheim" not in caught.value.message
+
+
+async def test_a_token_for_ever_is_asked_for_again_all_the_same(store: ImageStore, server: ScriptedServer) -> None:
+    names = server.serve_image(IMAGE, "x")
+    manifest = server.routes["/v2/x/manifests/latest"]
+    server.routes["/token"] = lambda _: Reply(b'{"token":"t","expires_in":' + b"9" * 400 + b"}")
+
+    def guarded_manifest(request: Request) -> Reply:
+        if "authorization" in request.headers:
+            return manifest(request)
+        return Reply(status=401, headers={"www-authenticate": f'Bearer realm="http://{server.host}/token"'})
+
+    server.routes["/v2/x/manifests/latest"] = guarded_manifest
+    await store.pull(f"{server.host}/x")
+    assert server.asked(names[0])
+
+
+@pytest.mark.parametrize("location", ["http://\x7f/", "ftp://127.0.0.1/upload", "http://127.0.0.1:999999/upload"])
+async def test_an_upload_to_nowhere_is_not_tried(store: ImageStore, server: ScriptedServer, tmp_path: Path, location: str) -> None:
+    write_docker_archive(tmp_path / "in.tar", [(IMAGE, [f"{server.host}/up:1"])])
+    await store.load(tmp_path / "in.tar")
+    server.routes["/v2/up/blobs/uploads/"] = lambda _: Reply(status=202, headers={"location": location})
+    with pytest.raises(Unavailable):
+        await store.push(f"{server.host}/up:1")
+
+
+async def test_a_registry_at_a_port_that_is_none_is_not_reached(store: ImageStore) -> None:
+    with pytest.raises(Unavailable, match="address 99999: invalid port"):
+        await store.pin("127.0.0.1:99999/x")
+
+
 async def test_pushing_wants_credentials(store: ImageStore, guarded: RealRegistry, tmp_path: Path) -> None:
     name = f"{guarded.host}/private:1"
     write_docker_archive(tmp_path / "in.tar", [(IMAGE, [name])])

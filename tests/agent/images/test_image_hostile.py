@@ -162,6 +162,37 @@ async def test_links_in_an_archive_lead_to_nothing_but_its_own_members(
     assert store.list() == []
 
 
+@pytest.mark.parametrize(
+    "archive",
+    [
+        member("x", size=-512),
+        member("x", size=-1024) + member("y"),
+        member("index.json", data=b"[" * 100_000),
+        member("manifest.json", data=b"[" * 100_000),
+        member("manifest.json", data=b'[{"Config":"\xff","Layers":[]}]'),
+        member("x", size=1 << 40),
+    ],
+)
+async def test_an_archive_that_leads_in_circles_or_out_of_depth_is_refused(
+    store: ImageStore, tmp_path: Path, archive: bytes
+) -> None:
+    path = tmp_path / "hostile.tar"
+    path.write_bytes(archive + END)
+    with pytest.raises(PyswarmError, match=r"invalid archive: |cannot read the manifest"):
+        await store.load(path)
+
+
+async def test_a_history_that_is_nonsense_hinders_nothing(store: ImageStore, tmp_path: Path) -> None:
+    config = compact_json({"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": []}, "history": [{"created_by": 5}]})
+    path = tmp_path / "odd.tar"
+    described = compact_json([{"Config": "c.json", "Layers": [], "RepoTags": ["odd:1"]}])
+    path.write_bytes(member("c.json", data=config) + member("manifest.json", data=described) + END)
+    assert await store.load(path) == ["odd:1"]
+    image = store.get("odd:1")
+    assert image is not None
+    assert store.history(image) == []
+
+
 async def test_a_configuration_that_is_another_one_is_refused(store: ImageStore, tmp_path: Path) -> None:
     image, other = BuiltImage([make_layer([Entry("f")])]), BuiltImage([make_layer([Entry("f")])], {"Cmd": ["evil"]})
     manifest, blobs = image.manifest(oci=True)

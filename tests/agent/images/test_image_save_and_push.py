@@ -185,12 +185,12 @@ async def test_pushing_sends_only_what_the_registry_has_not(store: ImageStore, r
 async def test_zstd_layers_that_the_registry_has_are_named_as_such(store: ImageStore, registry: RealRegistry) -> None:
     registry.push(WEB, "zstd/a", "1", oci=True, compress=zstandard.compress)
     await store.pull(f"{registry.host}/zstd/a:1")
-    store.tag(f"{registry.host}/zstd/a:1", f"{registry.host}/zstd/b:1")
+    await store.tag(f"{registry.host}/zstd/a:1", f"{registry.host}/zstd/b:1")
     told: list[PullProgress] = []
     await store.push(f"{registry.host}/zstd/b:1", progress=told.append)
     assert [p.status for p in told].count("Mounted from zstd/a") == 2
-    store.remove(f"{registry.host}/zstd/a:1")
-    assert store.remove(f"{registry.host}/zstd/b:1")
+    await store.remove(f"{registry.host}/zstd/a:1")
+    assert await store.remove(f"{registry.host}/zstd/b:1")
     assert (await store.pull(f"{registry.host}/zstd/b:1")).id == WEB.id
 
 

@@ -58,14 +58,14 @@ async def test_the_beginning_of_two_ids_means_neither(loaded: ImageStore, tmp_pa
 
 
 async def test_a_tag_is_another_name_and_lasts(loaded: ImageStore, tmp_path: Path) -> None:
-    loaded.tag("web", "127.0.0.1:5000/mine:3")
-    loaded.tag(WEB.id, "tool:1")  # takes the name away from the other image
+    await loaded.tag("web", "127.0.0.1:5000/mine:3")
+    await loaded.tag(WEB.id, "tool:1")  # takes the name away from the other image
     with pytest.raises(NotFound, match="No such image: nothing"):
-        loaded.tag("nothing", "x")
+        await loaded.tag("nothing", "x")
     with pytest.raises(InvalidArgument):
-        loaded.tag("web", "Bad Name")
+        await loaded.tag("web", "Bad Name")
     with pytest.raises(InvalidArgument):
-        loaded.tag("web", WEB.id.join(["web@", ""]))
+        await loaded.tag("web", WEB.id.join(["web@", ""]))
     assert found(loaded, "tool:1").id == WEB.id
     assert found(loaded, TOOL.id).repo_tags == ()
     reopened = ImageStore(tmp_path / "data")
@@ -76,8 +76,8 @@ async def test_a_tag_is_another_name_and_lasts(loaded: ImageStore, tmp_path: Pat
 
 async def test_the_last_name_takes_the_image_and_its_own_layers(loaded: ImageStore) -> None:
     own, base = loaded.layer_paths(found(loaded, "web"))
-    assert loaded.remove("web:1") == [Removal(untagged="web:1")]
-    assert loaded.remove("web") == [
+    assert await loaded.remove("web:1") == [Removal(untagged="web:1")]
+    assert await loaded.remove("web") == [
         Removal(untagged="web:latest"),
         Removal(deleted=WEB.id),
         Removal(deleted=digest_of(OWN)),
@@ -85,48 +85,48 @@ async def test_the_last_name_takes_the_image_and_its_own_layers(loaded: ImageSto
     assert not own.exists()
     assert base.exists()  # tool's too
     with pytest.raises(NotFound, match="No such image: web"):
-        loaded.remove("web")
-    loaded.remove(TOOL.id)
+        await loaded.remove("web")
+    await loaded.remove(TOOL.id)
     assert loaded.list() == []
     assert not base.exists()
 
 
 async def test_an_id_with_names_in_several_repositories_must_be_forced(loaded: ImageStore) -> None:
-    loaded.tag("web", "other")
+    await loaded.tag("web", "other")
     with pytest.raises(Conflict, match=r"must be forced\) - image is referenced in multiple repositories"):
-        loaded.remove(WEB.id)
-    removed = loaded.remove(WEB.id, force=True)
+        await loaded.remove(WEB.id)
+    removed = await loaded.remove(WEB.id, force=True)
     assert {removal.untagged for removal in removed} == {"web:1", "web:latest", "other:latest", ""}
     assert loaded.get(WEB.id) is None
 
 
 async def test_an_image_in_use_stays(loaded: ImageStore) -> None:
-    loaded.remove("web:1", in_use=[WEB.id])  # another name is left
+    await loaded.remove("web:1", in_use=[WEB.id])  # another name is left
     users = {WEB.id: ImageUser(container_id="c" * 64, is_running=False)}
     with pytest.raises(Conflict) as by_name:
-        loaded.remove("web", in_use=[WEB.id], users=users)
+        await loaded.remove("web", in_use=[WEB.id], users=users)
     assert by_name.value.message == (
         'conflict: unable to remove repository reference "web" (must force) - '
         f"container cccccccccccc is using its referenced image {WEB.id[7:19]}"
     )
     with pytest.raises(Conflict, match=r"\(must be forced\) - image is being used by stopped container cccccccccccc"):
-        loaded.remove(WEB.id, in_use=[WEB.id], users=users)
+        await loaded.remove(WEB.id, in_use=[WEB.id], users=users)
     with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by a task of this node"):
-        loaded.remove(WEB.id, in_use=[WEB.id], force=True)
-    assert loaded.remove("web", force=True, in_use=[WEB.id]) == [Removal(untagged="web:latest")]
+        await loaded.remove(WEB.id, in_use=[WEB.id], force=True)
+    assert await loaded.remove("web", force=True, in_use=[WEB.id]) == [Removal(untagged="web:latest")]
     left = found(loaded, WEB.id)
     assert left.repo_tags == ()
     assert all(path.exists() for path in loaded.layer_paths(left))
     with pytest.raises(Conflict, match="cannot be forced"):
-        loaded.remove(WEB.id, force=True, in_use=[WEB.id])
-    assert Removal(deleted=WEB.id) in loaded.remove(WEB.id)
+        await loaded.remove(WEB.id, force=True, in_use=[WEB.id])
+    assert Removal(deleted=WEB.id) in await loaded.remove(WEB.id)
 
 
 async def test_a_repositorys_digest_goes_with_its_last_tag(store: ImageStore, registry: RealRegistry) -> None:
     digest = registry.push(WEB, "removal", "1")
     name = f"{registry.host}/removal"
     await store.pull(f"{name}:1")
-    removed = store.remove(f"{name}:1")
+    removed = await store.remove(f"{name}:1")
     assert removed[:3] == [
         Removal(untagged=f"{name}:1"),
         Removal(untagged=f"{name}@{digest}"),

@@ -103,6 +103,8 @@ def test_members_in_any_case_and_nulls() -> None:
         ({"HostConfig": {"NetworkMode": "none"}}, "none"),
         ({"HostConfig": {"NetworkMode": "container:web"}}, "container:web"),
         ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {}}}}, "bridge"),
+        ({"HostConfig": {"NetworkMode": "app"}}, "app"),
+        ({"NetworkingConfig": {"EndpointsConfig": {"app": {}}}}, "app"),
     ],
 )
 def test_network_modes(body: dict[str, Any], mode: str) -> None:
@@ -111,11 +113,18 @@ def test_network_modes(body: dict[str, Any], mode: str) -> None:
     assert made.config.hostname == ("node" if mode == "host" else ID[:12])
 
 
+def test_what_is_asked_of_a_network_of_the_cluster() -> None:
+    endpoint = {"Aliases": ["helper"], "IPAMConfig": {"IPv4Address": "10.0.1.9"}}
+    ports = {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}
+    made = created(HostConfig={"NetworkMode": "app", **ports}, NetworkingConfig={"EndpointsConfig": {"app": endpoint}}).container
+    assert (made.is_on_overlay, made.aliases, made.address) == (True, ("helper",), "10.0.1.9")
+    assert [request.container_port for request in made.port_requests] == [80]
+
+
 @pytest.mark.parametrize(
     ("body", "error", "words"),
     [
-        ({"HostConfig": {"NetworkMode": "app"}}, Unimplemented, "cannot join the network app yet"),
-        ({"NetworkingConfig": {"EndpointsConfig": {"app": {}}}}, Unimplemented, "cannot join the network app yet"),
+        ({"NetworkingConfig": {"EndpointsConfig": {"app": {}, "other": {}}}}, Unimplemented, "joins one network"),
         ({"HostConfig": {"PidMode": "host"}}, Unimplemented, "--pid is not supported yet"),
         ({"HostConfig": {"AutoRemove": True, "RestartPolicy": {"Name": "always"}}}, InvalidArgument, "can't create 'AutoRemove'"),
         ({"HostConfig": {"Memory": 1}}, InvalidArgument, "Minimum memory limit allowed is 6MB"),

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyswarm_agent.container_files.reading import base_name, go_mode
-from pyswarm_agent.detach_keys import DetachFilter, parse_detach_keys
 from pyswarm_agent.runtime.access.exec_process import exec_process
 from pyswarm_agent.runtime.access.interface import ExecConfig, TerminalSize
 from pyswarm_agent.runtime.access.process_listing import check_arguments, parse_listing
 from pyswarm_agent.runtime.access.process_tree import ProcessPlace, members, parse_place
 from pyswarm_agent.runtime.process_user import ProcessUser
 from pyswarm_agent.runtime.start_errors import exec_start_failed
+from pyswarm_common.detach_keys import DetachFilter, parse_detach_keys
 from pyswarm_common.errors import InvalidArgument
 
 FIRST = {

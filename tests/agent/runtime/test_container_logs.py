@@ -1,6 +1,7 @@
 """Container logs: conmon's records into lines, the tail from the end, and following."""
 
 import asyncio
+import contextlib
 import itertools
 import tempfile
 from pathlib import Path
@@ -182,4 +183,24 @@ async def test_followers_share_a_watch(tmp_path: Path) -> None:
         first.clear()
         file.write_text("b")
         await first.wait()
+    watcher.close()
+
+
+async def test_a_watcher_wakes_everybody_when_the_kernel_lost_events(tmp_path: Path) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    watcher, changed = FileWatcher(), asyncio.Event()
+    busy = [tmp_path / "busy1", tmp_path / "busy2"]
+    (tmp_path / "quiet").touch()
+    for path in busy:
+        path.touch()
+    with contextlib.ExitStack() as stack:
+        for path in busy:
+            stack.enter_context(watcher.watch(path, asyncio.Event()))
+        stack.enter_context(watcher.watch(tmp_path / "quiet", changed))
+        files = [stack.enter_context(path.open("ab", buffering=0)) for path in busy]
+        for number in range(limit + 1):
+            files[number % 2].write(b".")
+        (tmp_path / "quiet").write_bytes(b"x")
+        async with asyncio.timeout(10):
+            await changed.wait()
     watcher.close()

@@ -97,6 +97,18 @@ async def test_following_ends_with_the_container_and_misses_nothing(tmp_path: Pa
     assert seen == [b"followed\n", b"at the end\n"]
 
 
+async def test_following_ends_with_the_time_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [entry(number, f"line {number}") for number in (1, 2, 3)]
+    until_ns = [parsed[0].at_ns for raw in entries if (parsed := parse_entry(raw)) is not None][1]
+    shown = "; ".join(f"echo '{raw.decode()}'" for raw in entries)
+    install_journalctl(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; {shown}; exec sleep 1000")
+    logs = ContainerLogs(list, SystemClock())
+    request = LogRequest(task_id="", follow=True, until_ns=until_ns)
+    async with asyncio.timeout(10):
+        assert [line.line async for line in logs.lines(container(tmp_path), request)] == [b"line 1\n", b"line 2\n"]
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
 async def test_a_journal_that_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_journalctl(tmp_path, monkeypatch, "echo 'No journal files were found.' >&2; exit 1")
     logs = ContainerLogs(list, SystemClock())

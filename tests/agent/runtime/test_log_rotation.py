@@ -115,7 +115,7 @@ def sleeper() -> Iterator[int]:
         process.kill()
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The daemon is killed."""
 
 
@@ -318,3 +318,13 @@ def test_an_unfinished_rotation_is_finished_by_the_next_daemon(tmp_path: Path, s
         assert world.files.plain(1).stat().st_nlink == 1
         world.write(20, 1)
         assert numbers(read(world.files)) == list(range(60))
+
+
+def test_one_odd_log_does_not_keep_others_from_being_rotated(tmp_path: Path, sleeper: int) -> None:
+    config = ContainerConfig(id="d" * 64, log=LogConfig(options={"max-size": 5}))  # type: ignore[dict-item]
+    paths = ContainerPaths(tmp_path / "odd", tmp_path / "run", "d" * 64)
+    odd = ContainerHandle(paths, SavedContainer(record=ContainerRecord(config=config, state="running")))
+    with World(tmp_path, sleeper, 3) as world:
+        world.write(20, 1)
+        world.keeper.tend_all([odd, world.handle])
+        assert [archive.number for archive in world.files.archives()] == [1]

@@ -88,6 +88,12 @@ def test_capability_wishes() -> None:
             'unable to start container process: exec: "/etc/passwd": permission denied: unknown',
             126,
         ),
+        (
+            "open executable: Operation not permitted",
+            "/etc",
+            'unable to start container process: exec: "/etc": permission denied: unknown',
+            126,
+        ),
         ("mount `/x` to `/y`: Invalid argument\n", "sh", "mount `/x` to `/y`: Invalid argument: unknown", 128),
         ("", "sh", "no reason given: unknown", 128),
     ],

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import struct
 import termios
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,6 +20,7 @@ from pyswarm_agent.runtime.processes import identify
 EXIT_CODE_KILLED = 137
 OUTPUT_GRACE_S = 2.0
 """How long the output of a process that has ended is waited for, when processes that it has left behind hold it open."""
+_STOP_ROUNDS = 100
 _WINDOW_SIZE = struct.Struct("HHHH")
 
 
@@ -123,8 +125,22 @@ def kill_members(pid: int, place: ProcessPlace | None, container_id: str, cgroup
     def remaining() -> Iterable[int]:
         return living_members(pid, place.session, cgroups.processes(container_id))
 
+    _stop(remaining)
     with contextlib.suppress(TimeoutError):
         cgroups.kill_processes(lambda: [each for each in remaining() if identify(each) is not None], "")
+
+
+def _stop(remaining: Callable[[], Iterable[int]]) -> None:
+    """Stop processes, so that none starts another, or leaves its session, between being found and being killed."""
+    stopped: set[int] = set()
+    for _ in range(_STOP_ROUNDS):
+        found = set(remaining()) - stopped
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= found
 
 
 def set_window_size(terminal: int, size: TerminalSize) -> None:
