@@ -83,8 +83,10 @@ class EngineClient:
         """POST, and give the connection once the daemon has handed it over (`101`): attach, exec and their like."""
         connection = _UnixConnection(self._socket_path, timeout_s=None)
         try:
-            headers = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
-            content = json.dumps(body or {}).encode()
+            headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+            content = b"" if body is None else json.dumps(body).encode()  # what nobody reads would be the stream's first input
             response = self._send(connection, "POST", _target(path, query), content, headers)
             if response.status != http.client.SWITCHING_PROTOCOLS:
                 raise _error(response.status, response.read())

@@ -81,6 +81,22 @@ def print_inspected(found: Sequence[Any], output_format: str) -> None:
         raise click.UsageError(f"--format: {error}") from None
 
 
+def inspect_each(names: Iterable[str], find: Callable[[str], Any], output_format: str) -> None:
+    """Print what is found of each name; then the errors of the others, and end with exit code 1 when there are any."""
+    found, errors = [], []
+    for name in names:
+        try:
+            found.append(find(name))
+        except click.ClickException as error:
+            errors.append(error)
+    if found:
+        print_inspected(found, output_format)
+    for problem in errors:
+        problem.show()
+    if errors:
+        raise click.exceptions.Exit(1)
+
+
 def print_object(found: Any, output_format: str) -> None:
     """Print one object: as JSON, or filled into a template."""
     if output_format == "json":

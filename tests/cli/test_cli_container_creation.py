@@ -49,6 +49,11 @@ def test_nothing_said_is_nothing_asked() -> None:
         (["-e", "A=1", "-e", "B=2", "img"], "Env", ["A=1", "B=2"]),
         (["-l", "a=b", "--label", "c", "img"], "Labels", {"a": "b", "c": ""}),
         (["-h", "box", "img"], "Hostname", "box"),
+        (
+            ["--net", "app", "--network-alias", "a", "--network-alias", "b", "--ip", "10.0.1.9", "img"],
+            "NetworkingConfig",
+            {"EndpointsConfig": {"app": {"Aliases": ["a", "b"], "IPAMConfig": {"IPv4Address": "10.0.1.9"}}}},
+        ),
         (["--stop-timeout", "0", "img"], "StopTimeout", 0),
         (["--no-healthcheck", "img"], "Healthcheck", {"Test": ["NONE"]}),
         (
@@ -185,7 +190,6 @@ def test_what_is_in_a_folder_goes_alone(tmp_path: Path) -> None:
         [("src", tarfile.SYMTYPE, "/"), ("src/out", tarfile.REGTYPE, "x")],
         [("src", tarfile.SYMTYPE, ".."), ("src/out", tarfile.REGTYPE, "x")],
         [("src", tarfile.LNKTYPE, "src/../../secret")],
-        [("src", tarfile.CHRTYPE, "")],
     ],
 )
 def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, members: list[tuple[str, bytes, str]]) -> None:
@@ -195,6 +199,26 @@ def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, members: list[
     with archive(*members) as packed, pytest.raises(click.ClickException):
         extract_archive(packed, inside, copies_content=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "secret"]
+
+
+def test_a_device_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with archive(("src", tarfile.DIRTYPE, ""), ("src/d", tarfile.CHRTYPE, ""), ("src/a", tarfile.REGTYPE, "one")) as packed:
+        extract_archive(packed, tmp_path / "new", copies_content=False)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+    assert capsys.readouterr().err == "new/d is a device, which is not copied\n"
+
+
+def test_what_is_in_a_folder_comes_below_a_point(tmp_path: Path) -> None:
+    with archive((".", tarfile.DIRTYPE, ""), ("./a", tarfile.REGTYPE, "one"), ("./sub/b", tarfile.REGTYPE, "two")) as packed:
+        extract_archive(packed, tmp_path / "new", copies_content=True)
+    assert ((tmp_path / "new/a").read_text(), (tmp_path / "new/sub/b").read_text()) == ("one", "two")
+
+
+def test_a_folder_does_not_go_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with archive(*FOLDER) as packed, pytest.raises(click.ClickException, match="cannot copy a folder"):
+        extract_archive(packed, tmp_path / "file", copies_content=False)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_link_is_replaced_and_never_written_through(tmp_path: Path) -> None:

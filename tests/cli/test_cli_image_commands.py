@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,19 @@ async def test_what_is_saved_can_be_loaded(pyswarm: Run, tmp_path: Path) -> None
     assert not (tmp_path / "none.tar").exists()
 
 
+@pytest.mark.usefixtures("loaded")
+async def test_nothing_but_a_file_is_replaced_by_what_is_saved(pyswarm: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused = await pyswarm("save", "-o", str(tmp_path / "pipe"), "hello:1")
+    assert (refused.exit_code, "must be a regular file" in refused.stderr) == (1, True)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.tar").symlink_to("folder/real.tar")
+    await said(pyswarm, "save", "-o", str(tmp_path / "link.tar"), "hello:1")
+    assert (tmp_path / "link.tar").is_symlink()
+    assert (tmp_path / "folder" / "real.tar").stat().st_size > 0
+
+
 async def test_import_and_prune(pyswarm: Run, tmp_path: Path) -> None:
     files = tmp_path / "files.tar"
     files.write_bytes(BASE)
@@ -129,6 +143,9 @@ async def test_login_push_pull_logout(pyswarm: Run, guarded: RealRegistry, home:
     )
     await said(pyswarm, "rmi", name)
     assert f"Status: Downloaded newer image for {name}" in await said(pyswarm, "pull", name)
+    await said(pyswarm, "rmi", name)
+    created = await pyswarm("create", name)
+    assert (created.exit_code, created.stderr.splitlines()[:1]) == (0, [f"Unable to find image '{name}' locally"]), created.output
     assert await said(pyswarm, "logout", guarded.host) == f"Removing login credentials for {guarded.host}\n"
     assert await said(pyswarm, "logout", guarded.host) == f"Not logged in to {guarded.host}\n"
     assert config_of(home) == {"auths": {}}

@@ -161,6 +161,19 @@ def test_replicas_as_docker_words_them(service: dict[str, Any], mode: str, repli
     assert (row["Mode"], row["Replicas"]) == (mode, replicas)
 
 
+def test_a_service_described_says_how_its_containers_are_checked() -> None:
+    service = found({"Replicated": {"Replicas": 3}}, 3, 3)
+    container = service["Spec"]["TaskTemplate"]["ContainerSpec"]
+    container["Healthcheck"] = {"Test": ["CMD-SHELL", "curl -f localhost"], "Interval": 10**10, "StartPeriod": 0, "Retries": 5}
+    lines = list(member_lines(describe_service(service, {})))
+    assert lines[lines.index(" Healthcheck:") + 1 :][:3] == ["  Test: curl -f localhost", "  Interval: 10s", "  Retries: 5"]
+    container["Healthcheck"] = {"Test": ["NONE"]}
+    lines = list(member_lines(describe_service(service, {})))
+    assert lines[lines.index(" Healthcheck:") + 1] == "  Test: none"
+    del container["Healthcheck"]
+    assert " Healthcheck:" not in list(member_lines(describe_service(service, {})))
+
+
 def test_a_service_described_says_how_it_is_updated_and_how_that_goes() -> None:
     service = found({"Replicated": {"Replicas": 3}}, 3, 3)
     service["Spec"]["UpdateConfig"] = {"Parallelism": 0, "Delay": 10**10, "FailureAction": "rollback", "Order": "start-first"}

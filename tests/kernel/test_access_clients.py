@@ -227,13 +227,14 @@ async def test_attach_at_a_terminal_and_leave(node: RuntimeNode, clients: Client
 
 
 async def test_attach_by_sdk_with_what_was_written_before(node: RuntimeNode, clients: Clients) -> None:
-    await node.started("echo ready; echo second >&2; sleep 1; echo third", name="box")
+    await node.started("echo ready; echo second >&2; until [ -e /tmp/go ]; do sleep 0.1; done; echo third", name="box")
 
     def use(client: Any) -> None:
         container = client.containers.get("box")
         assert container.attach(logs=True, stream=False, stderr=False) == b"ready\n"
 
     await clients.sdk(use)
+    assert (await clients.run("exec", "box", "touch", "/tmp/go"))[0] == 0
     async with clients.http() as http:  # as old clients do, without an upgrade
         answer = await http.post("/containers/box/attach?logs=1&stream=1&stdout=1&stderr=1")
     assert answer.content == frame(1, b"ready\n") + frame(2, b"second\n") + frame(1, b"third\n")

@@ -165,6 +165,15 @@ async def test_a_run_that_hangs_leaves_nothing(node: RuntimeNode, access: Contai
     assert list((node.runtime.handle(container).paths.bundle / "execs").iterdir()) == []
 
 
+async def test_what_is_started_during_the_kill_dies_too(node: RuntimeNode, access: ContainerAccess) -> None:
+    container = await node.started(LIVES)
+    before = node.runtime.cgroups.processes(container)
+    starts = "setsid sh -c 'while :; do sleep 1000 & usleep 1000; done' & wait"
+    with pytest.raises(TimeoutError):
+        await access.run(container, shell(starts), timeout_s=0.3)
+    assert node.runtime.cgroups.processes(container) == before
+
+
 async def test_a_run_that_is_cancelled_leaves_nothing(node: RuntimeNode, access: ContainerAccess) -> None:
     container = await node.started(LIVES)
     before = node.runtime.cgroups.processes(container)

@@ -186,7 +186,7 @@ async def test_places(box: LocalNode) -> None:
     links = await docker("run", "--rm", "--network", "none", "box:1", "ls", "/sys/class/net")
     assert links.split() == ["lo"]
     code, _, errors = await docker.run("run", "--rm", "--network", "app", "box:1", "true")
-    assert (code, "cannot join the network app yet" in errors) == (125, True)
+    assert (code, "network app not found" in errors) == (125, True)
     await docker("stop", "-t", "0", "web")
     code, _, errors = await docker.run("run", "--rm", "--network", "container:web", "box:1", "true")
     assert (code, "cannot join network of a non running container" in errors) == (125, True)

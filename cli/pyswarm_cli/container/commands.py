@@ -11,10 +11,10 @@ from pyswarm_cli.output import (
     filter_option,
     for_each,
     format_option,
+    inspect_each,
     inspect_format_option,
     no_trunc_option,
     parse_filters,
-    print_inspected,
     print_rows,
     quiet_option,
     short_id,
@@ -48,6 +48,9 @@ _references = click.argument("references", nargs=-1, required=True, metavar="CON
         "top": LazyCommand("pyswarm_cli.container.reaching:top", "The processes of a container or task."),
         "stats": LazyCommand("pyswarm_cli.container.stats:stats", "What containers and tasks use."),
         "logs": LazyCommand("pyswarm_cli.container.logs:logs", "What a container said."),
+        "diff": LazyCommand("pyswarm_cli.container.files:diff", "What a container or task changed in its image's files."),
+        "export": LazyCommand("pyswarm_cli.container.files:export", "The files of a container or task, as a tarball."),
+        "update": LazyCommand("pyswarm_cli.container.updating:update", "Change the limits of containers."),
     },
 )
 def container() -> None:
@@ -56,12 +59,14 @@ def container() -> None:
 
 @container.command(name="ls")
 @click.option("--all", "-a", "shows_all", is_flag=True, help="Show those that do not run, too.")
+@click.option("--latest", "-l", is_flag=True, help="The one that was made last, whatever its state.")
 @click.option("--last", "-n", type=int, metavar="N", help="The N that were made last, whatever their state.")
 @with_options(filter_option, format_option, no_trunc_option, quiet_option)
 @pass_engine
 def list_containers(
     engine: EngineClient,
     shows_all: bool,
+    latest: bool,
     last: int | None,
     filters: tuple[str, ...],
     output_format: str,
@@ -72,7 +77,7 @@ def list_containers(
 
     Example: pyswarm ps --all --filter status=exited
     """
-    found = engine.get("containers", "json", all=shows_all, limit=last, filters=parse_filters(filters))
+    found = engine.get("containers", "json", all=shows_all, limit=1 if latest else last, filters=parse_filters(filters))
     rows = [container_row(each, time.time(), whole=no_trunc) for each in found]
     print_rows(rows, COLUMNS, output_format, quiet_key="ID" if quiet else "")
 
@@ -85,6 +90,7 @@ def container_row(found: dict[str, Any], now_s: float, *, whole: bool) -> dict[s
         "ID": short_id(found["Id"], whole=whole),
         "Image": found["Image"],
         "Command": f'"{shown}"',
+        "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(found["Created"])),
         "RunningFor": f"{format_age(now_s - found['Created'])} ago",
         "Status": found["Status"],
         "State": found["State"],
@@ -93,6 +99,7 @@ def container_row(found: dict[str, Any], now_s: float, *, whole: bool) -> dict[s
         "Labels": ",".join(f"{key}={value}" for key, value in (found.get("Labels") or {}).items()),
         "Networks": ",".join((found.get("NetworkSettings") or {}).get("Networks") or ()),
         "Mounts": ",".join(mount.get("Name") or mount.get("Source", "") for mount in found.get("Mounts") or ()),
+        "LocalVolumes": str(sum(mount["Type"] == "volume" for mount in found.get("Mounts") or ())),
     }
 
 
@@ -230,7 +237,7 @@ def inspect(engine: EngineClient, output_format: str, references: tuple[str, ...
 
     Example: pyswarm container inspect web
     """
-    print_inspected([engine.get("containers", reference, "json") for reference in references], output_format)
+    inspect_each(references, lambda reference: engine.get("containers", reference, "json"), output_format)
 
 
 @container.command()
@@ -245,7 +252,7 @@ def port(engine: EngineClient, reference: str, port: str | None) -> None:
     published = engine.get("containers", reference, "json")["NetworkSettings"]["Ports"] or {}
     wanted = None if port is None else port if "/" in port else f"{port}/tcp"
     if wanted is not None and not published.get(wanted):
-        raise click.ClickException(f"no public port '{wanted}' published for {reference}")
+        raise click.ClickException(f"No public port '{port}' published for {reference}")
     for inside, places in published.items():
         for place in places or () if wanted in (None, inside) else ():
             address = f"[{place['HostIp']}]" if ":" in place["HostIp"] else place["HostIp"]

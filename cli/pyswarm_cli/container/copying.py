@@ -52,7 +52,7 @@ def copy(engine: EngineClient, archive: bool, follow_link: bool, quiet: bool, so
         _copy_in(engine, target, source, path, keeps_owner=archive, follows_link=follow_link)
     else:
         raise click.UsageError("must specify at least one container source: CONTAINER:PATH")
-    if not quiet and "-" not in (source, destination):
+    if not quiet and "-" not in (source, destination) and sys.stderr.isatty():
         click.echo(f"Successfully copied {source} to {destination}", err=True)
 
 
@@ -82,6 +82,10 @@ def _copy_out(engine: EngineClient, target: Target, path: str, destination: str,
         raise click.ClickException(f"Could not find the file {path} in container {target.name}")
     if follows_link and stat.get("linkTarget"):
         path = str(PurePosixPath(path).parent / stat["linkTarget"])
+    if not path.strip("/"):
+        path = "/."  # the root has no name of its own
+    if destination != "-" and not stat["mode"] & _DIRECTORY_MODE and destination.endswith("/") and not os.path.isdir(destination):
+        raise click.ClickException(f"the folder {destination} does not exist")
     with engine.stream("GET", *target.path("archive"), path=path) as response:
         if destination == "-":
             while chunk := response.read1(65536):
@@ -97,22 +101,34 @@ def extract_archive(archive: tarfile.TarFile, destination: Path, *, copies_conte
     into = destination.is_dir()
     if not into and not destination.parent.is_dir():
         raise click.ClickException(f"the folder {destination.parent} does not exist")
-    if copies_content and not into:
+    is_file = destination.exists() and not into
+    if copies_content and not (into or is_file):
         destination.mkdir()
     root = destination if into or copies_content else destination.parent
 
     def renamed(name: str) -> str:
-        first, _, rest = name.removeprefix("./").partition("/")
+        first, _, rest = name.partition("/")
         if copies_content:
             return rest
         return "/".join(part for part in (first if into else destination.name, rest) if part)
 
     for member in archive:
+        if is_file and member.isdir():
+            raise click.ClickException(f"cannot copy a folder to {destination}, which is none")
         member.name = renamed(member.name)
         if member.islnk():
             member.linkname = renamed(member.linkname)
-        if member.name:
-            _extract_member(archive, member, root)
+        if member.isdev():
+            click.echo(f"{member.name} is a device, which is not copied", err=True)
+        elif member.name:
+            _extract_or_explain(archive, member, root)
+
+
+def _extract_or_explain(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+    try:
+        _extract_member(archive, member, root)
+    except (OSError, tarfile.TarError) as error:
+        raise click.ClickException(f"cannot write {root / member.name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
@@ -123,8 +139,6 @@ def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Pat
         raise click.ClickException(f"the container's archive names a path outside of the destination: {member.name}")
     if member.islnk() and not (root / member.linkname).resolve().is_relative_to(real_root):
         raise click.ClickException(f"the container's archive links to a path outside of the destination: {member.linkname}")
-    if member.isdev():
-        raise click.ClickException(f"{member.name} is a device, which is not copied")
     if place.is_symlink():
         place.unlink()  # never write through a link that the archive has made
     member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
@@ -146,7 +160,9 @@ def _copy_in(engine: EngineClient, target: Target, source: str, path: str, *, ke
         raise click.ClickException(f"no such file or folder: {source}")
     place = PurePosixPath(path)
     folder = place if into else place.parent
-    name = "." if copies_content and into else local.resolve().name if into else place.name
+    if stat is not None and not into and local.is_dir():
+        raise click.ClickException(f"cannot copy a folder to {path} in container {target.name}, which is none")
+    name = "." if copies_content and into else os.path.basename(os.path.abspath(source)) if into else place.name
     with _packed(local, name, keeps_owner=keeps_owner, follows_link=follows_link) as packed:
         _put(engine, target, str(folder), packed, query)
 
@@ -168,6 +184,9 @@ def _packed(local: Path, name: str, *, keeps_owner: bool, follows_link: bool) ->
 
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
-            archive.add(local.resolve() if follows_link else local, arcname=name, filter=owned)
+            try:
+                archive.add(local.resolve() if follows_link else local, arcname=name, filter=owned)
+            except OSError as error:
+                raise click.ClickException(f"cannot read {error.filename or local}: {error.strerror or error}") from error
         file.seek(0)
         yield file

@@ -27,11 +27,17 @@ _what_it_is = with_options(
     click.option("--rm", is_flag=True, help="Remove it, and its anonymous volumes, when it ends."),
     click.option("--stop-signal", default="", metavar="SIGNAL", help="What asks it to stop."),
     click.option("--stop-timeout", type=int, metavar="SECONDS", help="From stop signal to SIGKILL."),
-    click.option("--pull", type=click.Choice(["always", "missing", "never"]), default="missing", show_default=True),
+    click.option(
+        "--pull", type=click.Choice(["always", "missing", "never"]), default="missing", show_default=True, help="When to pull."
+    ),
+    click.option("--quiet", "-q", is_flag=True, help="Say nothing of the pull."),
+    click.option("--cidfile", default="", metavar="FILE", help="Write the container's id to this new file."),
 )
 
 _what_it_reaches = with_options(
     click.option("--network", "--net", default="", metavar="NETWORK", help="bridge, host, none, container:NAME, or an overlay."),
+    click.option("--network-alias", multiple=True, metavar="NAME", help="A further name of it on that overlay (repeatable)."),
+    click.option("--ip", default="", metavar="ADDRESS", help="The address to have on that overlay."),
     click.option(
         "--publish", "-p", "publish", multiple=True, metavar="[IP:][PORT:]PORT[/PROTO]", help="Publish a port (repeatable)."
     ),
@@ -55,7 +61,17 @@ _what_it_may = with_options(
     click.option("--memory-reservation", callback=_bytes, metavar="BYTES", help="What it keeps when memory gets short."),
     click.option("--memory-swappiness", type=click.IntRange(0, 100), metavar="N", help="How readily it is swapped."),
     click.option("--cpus", callback=_cpus, metavar="N", help="At most so many CPUs, such as 0.5."),
+    click.option("--cpu-quota", type=int, metavar="µs", help="CPU time in each period."),
+    click.option("--cpu-period", type=int, metavar="µs", help="Such a period.  [default: 100000]"),
     click.option("--cpu-shares", "-c", type=int, metavar="N", help="Its share when CPUs are short (1024: the usual)."),
+    click.option("--cpuset-cpus", default="", metavar="LIST", help="The CPUs that it may use, such as 0-2,5."),
+    click.option("--cpuset-mems", default="", metavar="LIST", help="The memory nodes that it may use."),
+    click.option("--blkio-weight", type=int, metavar="N", help="Its share of busy block devices, 10 to 1000."),
+    click.option("--device-read-bps", multiple=True, metavar="PATH:BYTES", help="Read at most so much a second (repeatable)."),
+    click.option("--device-write-bps", multiple=True, metavar="PATH:BYTES", help="Write at most so much a second (repeatable)."),
+    click.option("--device-read-iops", multiple=True, metavar="PATH:N", help="At most so many reads a second (repeatable)."),
+    click.option("--device-write-iops", multiple=True, metavar="PATH:N", help="At most so many writes a second (repeatable)."),
+    click.option("--device-cgroup-rule", multiple=True, metavar="RULE", help="Further devices, as 'c 10:* rwm' (repeatable)."),
     click.option("--pids-limit", type=int, metavar="N", help="At most so many processes."),
     click.option("--shm-size", callback=_bytes, metavar="BYTES", help="Size of /dev/shm."),
     click.option("--ulimit", multiple=True, metavar="NAME=SOFT[:HARD]", help="A limit of its processes (repeatable)."),

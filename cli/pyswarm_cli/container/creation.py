@@ -44,13 +44,19 @@ def container_body(image: str, command: Iterable[str], given: Mapping[str, Any])
         "Healthcheck": _healthcheck(given),
     }
     host_config = {**_reach(given, bindings), **_limits(given)}
-    return {**_filled(config), "HostConfig": _filled(host_config)}
+    return {**filled(config), "HostConfig": filled(host_config), **_endpoint(given)}
+
+
+def _endpoint(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of the place on the network, if anything is."""
+    asked = filled({"Aliases": list(given["network_alias"]), "IPAMConfig": filled({"IPv4Address": given["ip"]})})
+    return {"NetworkingConfig": {"EndpointsConfig": {given["network"] or "bridge": asked}}} if asked else {}
 
 
 def _reach(given: Mapping[str, Any], bindings: dict[str, Any]) -> dict[str, Any]:
     return {
         "AutoRemove": given["rm"],
-        "RestartPolicy": _restart_policy(given["restart"]),
+        "RestartPolicy": restart_policy(given["restart"]),
         "NetworkMode": given["network"],
         "PortBindings": bindings,
         "PublishAllPorts": given["publish_all"],
@@ -63,18 +69,28 @@ def _reach(given: Mapping[str, Any], bindings: dict[str, Any]) -> dict[str, Any]
         "Tmpfs": {path: options for path, _, options in (each.partition(":") for each in given["tmpfs"])},
         "Devices": [_device(each) for each in given["device"] if each.startswith("/")],
         "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [each]} for each in given["device"] if not each.startswith("/")],
-        "LogConfig": _filled({"Type": given["log_driver"], "Config": parse_labels(given["log_opt"])}),
+        "LogConfig": filled({"Type": given["log_driver"], "Config": parse_labels(given["log_opt"])}),
     }
 
 
 def _limits(given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "Memory": given["memory"],
-        "MemorySwap": _memory_swap(given["memory_swap"]),
+        "MemorySwap": memory_and_swap(given["memory_swap"]),
         "MemoryReservation": given["memory_reservation"],
         "MemorySwappiness": given["memory_swappiness"],
         "NanoCpus": given["cpus"],
         "CpuShares": given["cpu_shares"],
+        "CpuQuota": given["cpu_quota"],
+        "CpuPeriod": given["cpu_period"],
+        "CpusetCpus": given["cpuset_cpus"],
+        "CpusetMems": given["cpuset_mems"],
+        "BlkioWeight": given["blkio_weight"],
+        "BlkioDeviceReadBps": [_device_limit(each) for each in given["device_read_bps"]],
+        "BlkioDeviceWriteBps": [_device_limit(each) for each in given["device_write_bps"]],
+        "BlkioDeviceReadIOps": [_device_limit(each) for each in given["device_read_iops"]],
+        "BlkioDeviceWriteIOps": [_device_limit(each) for each in given["device_write_iops"]],
+        "DeviceCgroupRules": list(given["device_cgroup_rule"]),
         "PidsLimit": given["pids_limit"],
         "ShmSize": given["shm_size"],
         "Ulimits": [_ulimit(each) for each in given["ulimit"]],
@@ -90,7 +106,7 @@ def _limits(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _filled(members: dict[str, Any]) -> dict[str, Any]:
+def filled(members: dict[str, Any]) -> dict[str, Any]:
     """Return the members that say anything; a number does even when it is 0."""
     return {name: value for name, value in members.items() if value not in (None, "", [], {}, False) or type(value) is int}
 
@@ -100,7 +116,8 @@ def _lines_of(paths: Iterable[str]) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _restart_policy(text: str) -> dict[str, Any]:
+def restart_policy(text: str) -> dict[str, Any]:
+    """Return the body's form of `--restart`. Raises click.BadParameter."""
     match = _RESTART.fullmatch(text)
     if match is None or (match[2] and match[1] != "on-failure"):
         raise click.BadParameter(f"--restart {text!r} is none of no, on-failure[:N], always, unless-stopped")
@@ -121,6 +138,14 @@ def _device(text: str) -> dict[str, str]:
     return {"PathOnHost": parts[0], "PathInContainer": parts[-1], "CgroupPermissions": access}
 
 
+def _device_limit(text: str) -> dict[str, Any]:
+    path, _, amount = text.rpartition(":")
+    try:
+        return {"Path": path, "Rate": parse_bytes(amount)}
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not PATH:AMOUNT, such as /dev/sda:1mb: {error}") from None
+
+
 def _ulimit(text: str) -> dict[str, Any]:
     name, _, values = text.partition("=")
     soft, _, hard = values.partition(":")
@@ -130,7 +155,8 @@ def _ulimit(text: str) -> dict[str, Any]:
         raise click.BadParameter(f"--ulimit {text!r} is not NAME=SOFT[:HARD], such as nofile=1024:2048") from None
 
 
-def _memory_swap(text: str | None) -> int | None:
+def memory_and_swap(text: str | None) -> int | None:
+    """Return `--memory-swap` in bytes; -1 for any, None when it is not given. Raises click.BadParameter."""
     if text is None or text == "-1":
         return None if text is None else -1
     try:
@@ -161,7 +187,7 @@ def _healthcheck(given: Mapping[str, Any]) -> dict[str, Any]:
         "StartPeriod": given["health_start_period"],
         "StartInterval": given["health_start_interval"],
     }
-    return _filled(members)
+    return filled(members)
 
 
 def _ports(published: Iterable[str], exposed: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:

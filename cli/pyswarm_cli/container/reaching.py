@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from pyswarm_cli.container.target import find_target
+from pyswarm_cli.container.target import Target, find_target
 from pyswarm_cli.engine import EngineClient
 
 pass_engine = click.make_pass_decorator(EngineClient)
-_COMMAND_FOLLOWS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_COMMAND_FOLLOWS = {"allow_interspersed_args": False}
 _detach_keys_option = click.option(
     "--detach-keys", metavar="KEYS", help="The keys that let go of it, such as ctrl-x,x; ctrl-p,ctrl-q by default."
 )
@@ -47,10 +47,11 @@ def execute(
       pyswarm exec web.1 nginx -s reload
       pyswarm exec --user 0 --env LANG=C db env
     """
-    from pyswarm_cli.container.conversation import converse, require_terminal, terminal_size
+    from pyswarm_cli.container.conversation import converse, detach_filter, require_terminal, terminal_size
 
     if tty and not detach:
         require_terminal(has_input=interactive)
+    keys = detach_filter(detach_keys) if tty else None
     target = find_target(engine, reference)
     asked: dict[str, Any] = {
         "AttachStdin": interactive and not detach,
@@ -78,26 +79,29 @@ def execute(
             has_terminal=tty,
             sends_input=interactive,
             resize=lambda rows, columns: engine.post(*execution, "resize", h=rows, w=columns),
+            keys=keys,
         )
+    if keys is not None and keys.is_detached:
+        return
     found = engine.get(*execution, "json")
-    if found["Running"]:
-        return  # let go of by the detach keys
     raise click.exceptions.Exit(found["ExitCode"] or 0)
 
 
 @click.command()
 @click.option("--no-stdin", is_flag=True, help="Give it none of our standard input.")
+@click.option("--sig-proxy", type=bool, default=True, show_default=True, metavar="BOOL", help="Pass the signals that we get on.")
 @_detach_keys_option
 @click.argument("reference", metavar="CONTAINER|TASK")
 @pass_engine
-def attach(engine: EngineClient, no_stdin: bool, detach_keys: str | None, reference: str) -> None:
+def attach(engine: EngineClient, no_stdin: bool, sig_proxy: bool, detach_keys: str | None, reference: str) -> None:
     """Join the streams of a running container's first process: of this node, or of a task on any node.
 
-    What it said before is in its log (pyswarm logs, pyswarm task logs).
+    What it said before is in its log (pyswarm logs). Ends with its exit code, or with 0 when the detach keys were typed.
 
     Example: pyswarm attach console.1
     """
-    from pyswarm_cli.container.conversation import converse, require_terminal
+    from pyswarm_cli.container.conversation import converse, detach_filter, require_terminal
+    from pyswarm_cli.container.signals import forwarded_signals
 
     target = find_target(engine, reference)
     found = engine.get(*target.path("json"))
@@ -105,18 +109,41 @@ def attach(engine: EngineClient, no_stdin: bool, detach_keys: str | None, refere
         raise click.ClickException("You cannot attach to a stopped container, start it first")
     sends_input = not no_stdin and bool(found["Config"]["OpenStdin"])
     has_terminal = bool(found["Config"]["Tty"])
+    keys = None
     if has_terminal:
         require_terminal(has_input=sends_input)
+        keys = detach_filter(detach_keys)
     query = {"stream": True, "stdin": sends_input, "stdout": True, "stderr": True, "detachKeys": detach_keys}
-    with engine.take_over(*target.path("attach"), **query) as stream:
+    with engine.take_over(*target.path("attach"), **query) as stream, forwarded_signals(engine, target.path(), active=sig_proxy):
+        if has_terminal:
+            _redraw(engine, target)
         converse(
             stream,
             has_terminal=has_terminal,
             sends_input=sends_input,
             resize=lambda rows, columns: engine.post(*target.path("resize"), h=rows, w=columns),
+            keys=keys,
         )
-    state = engine.get(*target.path("json"))["State"]
-    raise click.exceptions.Exit(0 if state["Running"] else state["ExitCode"])
+        is_let_go = keys is not None and keys.is_detached
+        if sends_input and not (has_terminal or found["Config"]["StdinOnce"]):  # then the end of our input ends the stream, too
+            is_let_go = engine.get(*target.path("json"))["State"]["Running"]
+        raise click.exceptions.Exit(0 if is_let_go else _exit_code(engine, target))
+
+
+def _redraw(engine: EngineClient, target: Target) -> None:
+    """Give the terminal another size for a moment: what runs in it draws itself again when it gets its right one."""
+    from pyswarm_cli.container.conversation import terminal_size
+
+    rows, columns = terminal_size()
+    engine.post(*target.path("resize"), h=rows + 1, w=columns + 1)
+
+
+def _exit_code(engine: EngineClient, target: Target) -> int:
+    """Wait until the container has ended; its streams have."""
+    from pyswarm_cli.container.attached import read_ending
+
+    with engine.stream("POST", *target.path("wait")) as response:
+        return int(read_ending(response.read(), engine.host)["StatusCode"])
 
 
 @click.command(context_settings=_COMMAND_FOLLOWS)

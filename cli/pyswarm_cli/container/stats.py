@@ -119,8 +119,9 @@ def _block_bytes(sample: dict[str, Any]) -> tuple[int, int]:
 
 
 def _size(amount: float, units: Sequence[str] = _UNITS, step: int = 1000) -> str:
+    digits = 3 if step == 1000 else 4  # as docker: 1023KiB needs four
     for unit in units[:-1]:
         if amount < step:
-            return f"{amount:.4g}{unit}"
+            return f"{amount:.{digits}g}{unit}"
         amount /= step
-    return f"{amount:.4g}{units[-1]}"
+    return f"{amount:.{digits}g}{units[-1]}"

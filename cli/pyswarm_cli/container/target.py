@@ -41,6 +41,8 @@ def find_target(engine: EngineClient, reference: str) -> Target:
         task_id = engine.get("pyswarm", "tasks", reference, "story")["ID"]  # knows slots such as web.2, too
         return _target_of_task(engine.get("tasks", task_id), reference)
     except EngineError as error:
+        if error.status == 503 and "swarm init" in error.message:
+            raise not_here from None  # part of no cluster: there are no tasks
         if error.status == 503:
             raise click.ClickException(
                 f"{not_here.message}; tasks on other nodes can be reached from a manager, which this node is not"

@@ -14,10 +14,10 @@ from pyswarm_cli.output import (
     filter_option,
     for_each,
     format_option,
+    inspect_each,
     inspect_format_option,
     no_trunc_option,
     parse_filters,
-    print_inspected,
     print_rows,
     quiet_option,
     short_id,
@@ -88,7 +88,7 @@ def inspect(engine: EngineClient, output_format: str, images: tuple[str, ...]) -
 
     Example: pyswarm image inspect web:1.2
     """
-    print_inspected([engine.get("images", name, "json") for name in images], output_format)
+    inspect_each(images, lambda name: engine.get("images", name, "json"), output_format)
 
 
 @image.command()

@@ -102,17 +102,20 @@ def save(engine: EngineClient, output: Path | None, images: tuple[str, ...]) -> 
     """
     if output is None and sys.stdout.isatty():
         raise click.ClickException("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    if output is not None and output.exists() and not output.is_file():
+        raise click.ClickException(f'invalid output path: "{output}" must be a regular file')
     with engine.stream("GET", "images", "get", names=",".join(images)) as response:
         if output is None:
             while piece := response.read(_COPY_BYTES):
                 sys.stdout.buffer.write(piece)
             return
-        temporary = output.with_name(f".{output.name}.{os.getpid()}")  # half a tarball must not be taken for a whole one
+        target = output.resolve()
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")  # half a tarball must not be taken for a whole one
         try:
             with temporary.open("wb") as file:
                 while piece := response.read(_COPY_BYTES):
                     file.write(piece)
-            temporary.replace(output)
+            temporary.replace(target)
         except OSError as error:
             raise click.ClickException(f"cannot write {output}: {error.strerror or error}") from error
         finally:

@@ -19,16 +19,16 @@ def json_objects(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]
             yield json.loads(line)
 
 
-def follow_progress(response: http.client.HTTPResponse, *, quiet: bool) -> None:
+def follow_progress(response: http.client.HTTPResponse, *, quiet: bool, on_stderr: bool = False) -> None:
     """Show the progress until the pull or push ends. Raises click.ClickException when it failed."""
     messages = _checked(json_objects(response))
     if quiet:
         for _ in messages:
             pass
-    elif sys.stdout.isatty():
-        _show_live(messages)
+    elif (sys.stderr if on_stderr else sys.stdout).isatty():
+        _show_live(messages, on_stderr=on_stderr)
     else:
-        _show_plain(messages)
+        _show_plain(messages, on_stderr=on_stderr)
 
 
 def _checked(messages: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -38,7 +38,7 @@ def _checked(messages: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield message
 
 
-def _show_plain(messages: Iterator[dict[str, Any]]) -> None:
+def _show_plain(messages: Iterator[dict[str, Any]], *, on_stderr: bool) -> None:
     seen: set[tuple[str, str]] = set()
     for message in messages:
         if "status" not in message:
@@ -46,16 +46,16 @@ def _show_plain(messages: Iterator[dict[str, Any]]) -> None:
         key = (message.get("id", ""), message.get("status", ""))
         if key not in seen:
             seen.add(key)
-            click.echo(f"{key[0]}: {key[1]}" if key[0] else key[1])
+            click.echo(f"{key[0]}: {key[1]}" if key[0] else key[1], err=on_stderr)
 
 
-def _show_live(messages: Iterator[dict[str, Any]]) -> None:
+def _show_live(messages: Iterator[dict[str, Any]], *, on_stderr: bool) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     layers: dict[str, str] = {}
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=on_stderr)
     with Live(console=console, refresh_per_second=10) as live:
         for message in messages:
             if message.get("id"):

@@ -93,6 +93,8 @@ class DockerConfig:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 json.dump(content, file, indent="\t")
+                file.flush()
+                os.fsync(descriptor)  # a power cut must not cost the credentials of all registries
             temporary.replace(target)
         except OSError as error:
             raise click.ClickException(f"cannot write {self.path}: {error.strerror}") from error

@@ -102,6 +102,7 @@ def _container(container: Mapping[str, Any]) -> dict[str, Any]:
         "Dir": container.get("Dir"),
         "Labels": container.get("Labels"),
         "Mounts": mounts,
+        "Healthcheck": _healthcheck(container.get("Healthcheck") or {}),
         "Secrets": described_references(container, "secret"),
         "Configs": described_references(container, "config"),
         "Groups": container.get("Groups"),
@@ -116,6 +117,17 @@ def _container(container: Mapping[str, Any]) -> dict[str, Any]:
         "Hosts": container.get("Hosts"),
         "DNS": {name: values for name, values in (container.get("DNSConfig") or {}).items() if values},
         "Stop grace period": None if grace_ns is None else format_duration_ns(grace_ns),
+    }
+
+
+def _healthcheck(check: Mapping[str, Any]) -> dict[str, Any]:
+    kind, *rest = check.get("Test") or [""]
+    durations = {"Interval": "Interval", "Timeout": "Timeout", "Start period": "StartPeriod", "Start interval": "StartInterval"}
+    test = {"NONE": "none", "CMD": shlex.join(rest), "CMD-SHELL": " ".join(rest)}.get(kind, shlex.join(check.get("Test") or ()))
+    return {
+        "Test": test,
+        **{title: format_duration_ns(check[name]) if check.get(name) else None for title, name in durations.items()},
+        "Retries": str(check["Retries"]) if check.get("Retries") else None,
     }
 
 

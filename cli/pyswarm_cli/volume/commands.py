@@ -11,9 +11,9 @@ from pyswarm_cli.output import (
     filter_option,
     for_each,
     format_option,
+    inspect_each,
     inspect_format_option,
     parse_filters,
-    print_inspected,
     print_rows,
     warn_of,
     with_options,
@@ -82,7 +82,7 @@ def inspect(engine: EngineClient, output_format: str, names: tuple[str, ...]) ->
 
     Example: pyswarm volume inspect --format '{{.Mountpoint}}' db
     """
-    print_inspected([engine.get("volumes", name) for name in names], output_format)
+    inspect_each(names, lambda name: engine.get("volumes", name), output_format)
 
 
 @volume.command()
