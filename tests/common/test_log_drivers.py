@@ -41,6 +41,9 @@ def test_taken(driver: str, options: dict[str, str]) -> None:
         ("json-file", {"mode": "sometimes"}, "logger: logging mode not supported: sometimes"),
         ("local", {"max-buffer-size": "1m"}, "max-buffer-size option is only supported with 'mode=non-blocking'"),
         ("json-file", {"env-regex": "("}, "error parsing regexp"),
+        ("json-file", {"env-regex": "(" * 5000}, "error parsing regexp"),
+        ("json-file", {"max-size": "9" * 400}, "invalid value for max-size: "),
+        ("json-file", {"max-file": "9" * 5000}, "invalid value for max-file: "),
         ("json-file", {"tag": "{{.Nam}}"}, "{{.Nam}} is unknown, known are {{.ID}}, {{.FullID}}"),
     ],
 )
