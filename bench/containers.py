@@ -1,4 +1,4 @@
-"""Containers started and removed per second, one by one and several at once; how long one start takes; and what containers cost.
+"""Containers started and removed per second, one by one and at once; how long one start, and one exec, takes; what they cost.
 
 `bench/containers.py [--count N]`, as root. The root filesystem is a busybox; the network is the host's. `bare crun` is the same
 bundle started by `crun run --detach` alone, one after the other: without monitor, log, writable layer, record on disk, or a way
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyswarm_agent.runtime import ContainerConfig, ContainerRuntime
+from pyswarm_agent.runtime.access.container_access import ContainerAccess
+from pyswarm_agent.runtime.access.interface import ExecConfig
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.ids import new_container_id
 
@@ -122,6 +124,35 @@ def bare_crun(count: int) -> float:
     return count / elapsed_s
 
 
+async def measure_exec(count: int) -> str:
+    """Return how long a process takes that is run in a container, beside one that bare `crun exec` runs in the same container."""
+    with tempfile.TemporaryDirectory(prefix="pyswarm-bench-") as folder:
+        layer = make_layer(Path(folder) / "layer")
+        runtime = ContainerRuntime(
+            data_dir=Path(folder) / "data", runtime_dir=Path(folder) / "run", instance_tag="bench", clock=SystemClock()
+        )
+        await runtime.start()
+        access = ContainerAccess(runtime)
+        await access.start()
+        config = ContainerConfig(id=new_container_id(), args=_ARGS, layer_paths=(str(layer),), hostname="bench")
+        await runtime.create(config)
+        await runtime.start_container(config.id)
+        bare = ["crun", f"--root={Path(folder) / 'run/oci'}", "exec", config.id, "/bin/busybox", "true"]
+        ours_ms, bare_ms = [], []
+        for _ in range(count):
+            began = time.perf_counter()
+            await access.run(config.id, ExecConfig(args=("/bin/busybox", "true")), timeout_s=30)
+            ours_ms.append((time.perf_counter() - began) * 1000)
+            began = time.perf_counter()
+            subprocess.run(bare, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            bare_ms.append((time.perf_counter() - began) * 1000)
+        await access.close()
+        await runtime.remove(config.id)
+        await runtime.close()
+    ours, plain = statistics.median(ours_ms), statistics.median(bare_ms)
+    return f"exec: median {ours:.1f} ms, {ours / plain:.2f} of bare crun exec ({plain:.1f} ms)"
+
+
 async def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -136,6 +167,7 @@ async def main() -> None:
             f"{parallel:>8} {f.starts_per_s:>9.0f} {f.starts_per_s / bare_per_s:>12.2f} {f.median_ms:>10.1f} {f.p99_ms:>8.1f} "
             f"{f.removes_per_s:>10.0f} {f.monitor_pss_kib:>11.0f} {f.growth_kib:>17.0f}"
         )
+    print(await measure_exec(count))
 
 
 asyncio.run(main())

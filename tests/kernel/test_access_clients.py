@@ -234,9 +234,10 @@ async def test_attach_by_sdk_with_what_was_written_before(node: RuntimeNode, cli
         assert container.attach(logs=True, stream=False, stderr=False) == b"ready\n"
 
     await clients.sdk(use)
-    assert (await clients.run("exec", "box", "touch", "/tmp/go"))[0] == 0
     async with clients.http() as http:  # as old clients do, without an upgrade
-        answer = await http.post("/containers/box/attach?logs=1&stream=1&stdout=1&stderr=1")
+        attached = http.post("/containers/box/attach?logs=1&stream=1&stdout=1&stderr=1")
+        answer, finished = await asyncio.gather(attached, clients.run("exec", "box", "touch", "/tmp/go"))
+    assert finished[0] == 0
     assert answer.content == frame(1, b"ready\n") + frame(2, b"second\n") + frame(1, b"third\n")
 
 

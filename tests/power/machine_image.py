@@ -18,7 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,21 @@ class MissingPackage(Exception):
 
 def build_image(folder: Path, product: Path = REPOSITORY) -> MachineImage:
     """Return the machine's files in `folder`, built anew when packages or pyswarm have changed. Raises MissingPackage."""
+    return build_once(folder, _inputs(product), lambda target, tree, kernel: _write_root(target, tree, kernel, product))
+
+
+def build_once(folder: Path, inputs: str, write_root: Callable[[Path, Path, Path], None]) -> MachineImage:
+    """Return a machine's files in `folder`, built anew when `inputs` are others than at the last time. Raises MissingPackage.
+
+    `write_root(target, tree, kernel)` makes the root file system's image, with the new folder `tree` to fill; it finds the unpacked
+    kernel's package in `kernel`.
+    """
     if platform.machine() != "x86_64":
         raise MissingPackage("the machine runs this host's own programs on an emulated x86-64: it needs a host of that kind")
     folder.mkdir(parents=True, exist_ok=True)
     image = MachineImage(folder / "vmlinuz", folder / "initrd.gz", folder / "root.img")
-    stamp, wanted = folder / "stamp", _inputs(product)
-    if stamp.is_file() and stamp.read_text() == wanted:
+    stamp = folder / "stamp"
+    if stamp.is_file() and stamp.read_text() == inputs:
         return image
     stamp.unlink(missing_ok=True)
     kernel = _unpacked_kernel(folder)
@@ -74,10 +83,10 @@ def build_image(folder: Path, product: Path = REPOSITORY) -> MachineImage:
         new = Path(temporary)
         shutil.copy(next(kernel.glob("boot/vmlinuz-*")), new / image.kernel.name)
         _write_initrd(new / image.initrd.name, new / "initrd", kernel)
-        _write_root(new / image.root.name, new / "root", kernel, product)
+        write_root(new / image.root.name, new / "root", kernel)
         for path in (image.kernel, image.initrd, image.root):
             (new / path.name).rename(path)  # a machine that runs on the former ones goes on
-    stamp.write_text(wanted)
+    stamp.write_text(inputs)
     return image
 
 
@@ -93,13 +102,18 @@ def _inputs(product: Path) -> str:
         digest.update(str(path).encode() + b"\0" + (product / path).read_bytes() + b"\0")
     for path in (Path(__file__), POWER / "guest_init.sh", POWER / "guest_relay.py"):
         digest.update(path.read_bytes())
-    digest.update(repr(sorted(f"{d.name} {d.version}" for d in _distributions())).encode())
-    digest.update(subprocess.run(["dpkg-query", "--show", *_closure()], capture_output=True, check=True).stdout)
+    digest.update(versions(distributions("pyswarm-cluster"), GUEST_PACKAGES))
     return digest.hexdigest()
 
 
-def _closure() -> list[str]:
-    """Return the packages of the machine with all they depend on, as they are installed here."""
+def versions(found: Iterable[importlib.metadata.Distribution], packages: Iterable[str]) -> bytes:
+    """Return a text that is another when one of these, or a package that `packages` need, is. Raises MissingPackage."""
+    shown = subprocess.run(["dpkg-query", "--show", *_closure(packages)], capture_output=True, check=True).stdout
+    return repr(sorted(f"{d.name} {d.version}" for d in found)).encode() + shown
+
+
+def _closure(packages: Iterable[str]) -> list[str]:
+    """Return the packages with all they depend on, as they are installed here. Raises MissingPackage."""
     shown = subprocess.run(
         ["dpkg-query", "--show", "--showformat", "${db:Status-Status}\t${Package}\t${Pre-Depends}, ${Depends}\n"],
         capture_output=True,
@@ -107,11 +121,11 @@ def _closure() -> list[str]:
         check=True,
     ).stdout
     installed = {name: needs for state, name, needs in (line.split("\t") for line in shown.splitlines()) if state == "installed"}
-    missing = [name for name in GUEST_PACKAGES if name not in installed]
+    missing = [name for name in packages if name not in installed]
     if missing:
         raise MissingPackage(f"these Debian packages are missing here: {' '.join(missing)}; install them with scripts/setup")
     found: set[str] = set()
-    pending = list(GUEST_PACKAGES)
+    pending = list(packages)
     while pending:
         name = pending.pop()
         if name not in found:
@@ -120,10 +134,10 @@ def _closure() -> list[str]:
     return sorted(found)
 
 
-def _distributions() -> list[importlib.metadata.Distribution]:
-    """Return what pyswarm needs at run time, and what that needs. Of pyswarm itself this has the metadata alone."""
+def distributions(requirement: str) -> list[importlib.metadata.Distribution]:
+    """Return what a requirement (`pyswarm-cluster[dev]`) names and needs. Of pyswarm itself this has the metadata alone."""
     found: dict[str, importlib.metadata.Distribution] = {}
-    pending = [Requirement("pyswarm-cluster")]
+    pending = [Requirement(requirement)]
     while pending:
         wanted = pending.pop()
         distribution = importlib.metadata.distribution(wanted.name)
@@ -211,40 +225,35 @@ def _cpio(tree: Path) -> Iterator[bytes]:
 
 
 def _write_root(target: Path, tree: Path, kernel: Path, product: Path) -> None:
-    for folder in (
-        "usr/bin",
-        "usr/sbin",
-        "usr/lib",
-        "usr/lib64",
-        "proc",
-        "sys",
-        "dev",
-        "run",
-        "tmp",
-        "etc",
-        "root",
-        "var/lib/pyswarm",
-        SITE,
-    ):
-        (tree / folder).mkdir(parents=True, exist_ok=True)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (tree / name).symlink_to(f"usr/{name}")
-    _copy_packages(tree)
-    shutil.copy(_busybox(), tree / "usr/bin/busybox")
-    _install_modules(tree, kernel, LATER_MODULES, FIRST_MODULES)
+    make_tree(tree, kernel, GUEST_PACKAGES, LATER_MODULES, ("var/lib/pyswarm", SITE))
     _copy_python(tree / SITE, product)
     for name in ("guest_init.sh", "guest_relay.py"):
         shutil.copy(POWER / name, tree / "opt" / name)
     (tree / "opt/guest_init.sh").chmod(0o755)
     (tree / "etc/hosts").write_text("127.0.0.1 localhost\n10.0.2.15 power\n")
+    make_file_system(target, tree_bytes(tree) * 5 // 4 + _ROOM_BYTES, tree)
+
+
+def make_tree(tree: Path, kernel: Path, packages: Iterable[str], modules: tuple[str, ...], folders: Iterable[str]) -> None:
+    """Fill a root file system's tree: packages of this host, busybox, kernel modules, root, these folders. Raises MissingPackage.
+
+    The initrd runs its /opt/guest_init.sh, which the caller adds.
+    """
+    usual = ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "proc", "sys", "dev", "run", "tmp", "etc", "root", "opt")
+    for folder in (*usual, *folders):
+        (tree / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (tree / name).symlink_to(f"usr/{name}")
+    _copy_packages(tree, packages)
+    shutil.copy(_busybox(), tree / "usr/bin/busybox")
+    _install_modules(tree, kernel, modules, FIRST_MODULES)
     (tree / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
     (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\n")
-    make_file_system(target, _tree_bytes(tree) * 5 // 4 + _ROOM_BYTES, tree)
 
 
-def _copy_packages(tree: Path) -> None:
-    listed = subprocess.run(["dpkg-query", "--listfiles", *_closure()], capture_output=True, text=True, check=True).stdout
+def _copy_packages(tree: Path, packages: Iterable[str]) -> None:
+    listed = subprocess.run(["dpkg-query", "--listfiles", *_closure(packages)], capture_output=True, text=True, check=True).stdout
     names = {_canonical(line) for line in listed.splitlines() if line.startswith("/") and line != "/."}
     python = f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
     names |= {
@@ -267,7 +276,7 @@ def _canonical(path: str) -> str:
 
 
 def _copy_python(site: Path, product: Path) -> None:
-    for distribution in _distributions():
+    for distribution in distributions("pyswarm-cluster"):
         for file in distribution.files or ():
             source = Path(str(distribution.locate_file(file)))
             is_needed = ".." not in file.parts and not file.name.startswith("__editable__")
@@ -280,7 +289,8 @@ def _copy_python(site: Path, product: Path) -> None:
     subprocess.run([sys.executable, "-m", "compileall", "-q", "-j0", site], check=True)
 
 
-def _tree_bytes(tree: Path) -> int:
+def tree_bytes(tree: Path) -> int:
+    """Return about how much room a tree takes."""
     return sum(path.lstat().st_size + 4096 for path in tree.rglob("*"))
 
 

@@ -190,10 +190,26 @@ def assert_even(all_nodes: list[Node], used: list[Node], spreads: list[str]) -> 
 @settings(max_examples=150, deadline=None)
 @given(running_clusters(is_tight=True, has_marks=True))
 def test_it_ends_whatever_stands_in_the_way(tables: Tables) -> None:
-    life = Life(tables)
+    life, marked = Life(tables), sum(task.must_move for task in tables.tasks)
     life.settle()
     assert not any(task.must_move for task in life.tables.tasks if not task.is_terminal)
     assert decide_rebalance(life.tables, NOW_NS).is_empty
+    assert life.made <= len(tables.tasks) + marked  # the orchestrator may act on marks before the rebalancer takes them back
+
+
+@settings(max_examples=150, deadline=None)
+@given(running_clusters(is_tight=True, has_marks=True))
+def test_after_marks_that_it_keeps_no_task_moves_in_vain(tables: Tables) -> None:
+    life = Life(apply(tables, decide_rebalance(tables, NOW_NS)))
+    life.settle()
+    assert life.made <= len(tables.tasks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(running_clusters(is_tight=True), st.integers(1, 8))
+def test_after_marks_of_its_own_no_task_moves_in_vain(tables: Tables, limit: int) -> None:
+    life = Life(apply(tables, decide_rebalance(tables, NOW_NS, limit)))
+    life.settle()
     assert life.made <= len(tables.tasks)
 
 
