@@ -40,9 +40,7 @@ def upper_of(box: LocalNode) -> Path:
 async def put(box: LocalNode, archive: Path) -> None:
     """Unpack an archive in the container's /tmp."""
     with archive.open("rb") as file:
-        shell = await asyncio.create_subprocess_exec(
-            "docker", "cp", "-", "web:/tmp", stdin=file, env=box.docker.environment
-        )
+        shell = await asyncio.create_subprocess_exec("docker", "cp", "-", "web:/tmp", stdin=file, env=box.docker.environment)
         assert await shell.wait() == 0
 
 
