@@ -15,7 +15,9 @@ from pyswarm_manager.etcd.member import free_peer_port
 from pyswarm_manager.etcd.settings import EtcdSettings
 
 EtcdCluster = Callable[[int], list[EtcdSettings]]
-_first_ports = itertools.count(20_000 + os.getpid() % 1000 * 10, 10)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Each process that runs tests has ports of its own: a member that is stopped and started again must find its port free.
+_first_ports = itertools.count(20_000 + _WORKER % 2 * 6_000 + os.getpid() % 300 * 10, 10)
 
 
 @pytest.fixture
