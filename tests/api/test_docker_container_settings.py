@@ -13,7 +13,7 @@ CREATE = """
     --dns 9.9.9.9 --dns-search a.example --dns-option ndots:2 --sysctl net.core.somaxconn=9 --ulimit nofile=1:2
     --cap-add NET_ADMIN --cap-drop ALL --limit-pids 5 --stop-signal SIGINT --stop-grace-period 3s
     --container-label pyswarm.devices=/dev/kvm --mount type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700
-    --mount type=bind,source=/a,target=/b,readonly,bind-propagation=rslave,bind-recursive=writable nginx
+    --mount type=bind,source=/a,target=/b,readonly,bind-propagation=rslave nginx
 """
 UPDATE = """
     service update -d --no-resolve-image --dns-rm 9.9.9.9 --dns-add 8.8.8.8 --sysctl-rm net.core.somaxconn --ulimit-add core=0

@@ -3,12 +3,15 @@
 import asyncio
 import json
 import re
+import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from local_node import IMAGE, LocalNode, local_node
-from overlay_hosts import in_namespace, machines, run
+from overlay_hosts import in_namespace, machines
 from pyswarm_command import PyswarmCLI
 from runtime_harness import RuntimeNode
 
@@ -27,6 +30,19 @@ async def box(node: RuntimeNode, tmp_path: Path) -> AsyncIterator[LocalNode]:
 def pyswarm(box: LocalNode) -> PyswarmCLI:
     """The command line against it."""
     return PyswarmCLI(str(box.node.runtime_dir / "api.sock"))
+
+
+def fetch(url: str) -> str:
+    """Return what a server says that may still be starting."""
+    deadline_s = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return str(answer.read().decode())
+        except urllib.error.URLError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.05)
 
 
 async def test_life_of_a_container(pyswarm: PyswarmCLI, tmp_path: Path) -> None:
@@ -82,10 +98,7 @@ async def test_published_port(box: LocalNode, pyswarm: PyswarmCLI) -> None:
     following = await pyswarm.begin("logs", "-f", "web")
     assert following.stdout is not None
     assert await following.stdout.readline() == b"ready\n"
-    shown = await asyncio.to_thread(
-        in_namespace, box.machine.netns, lambda: run("curl", "-s", "--retry", "5", "--retry-connrefused", "http://127.0.0.1:8080/")
-    )
-    assert shown == "hello\n"
+    assert await asyncio.to_thread(in_namespace, box.machine.netns, lambda: fetch("http://127.0.0.1:8080/")) == "hello\n"
     lines = (await pyswarm("port", "web")).splitlines()
     assert lines[0] == "80/tcp -> 0.0.0.0:8080"
     assert re.fullmatch(r"81/udp -> 127\.0\.0\.1:\d+", lines[1])

@@ -38,7 +38,7 @@ GIVEN: list[tuple[list[str], str, str]] = [
     (["--network", "none"], "ls /sys/class/net", "lo\n"),
     (["--init"], "ps -o pid,args | grep -c '^ *1 sh' || true", "0\n"),
     (["--ulimit", "nofile=100:200"], "ulimit -Sn; ulimit -Hn", "100\n200\n"),
-    (["--add-host", "db:10.9.8.7"], "grep db /etc/hosts", "10.9.8.7\tdb\n"),
+    (["--add-host", "store:10.9.8.7"], "grep store /etc/hosts", "10.9.8.7\tstore\n"),
     (["--cap-drop", "ALL"], "grep CapEff /proc/self/status", "CapEff:\t0000000000000000\n"),
 ]
 """(Options, script, what it prints.)"""

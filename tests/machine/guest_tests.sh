@@ -25,6 +25,7 @@ busybox ip address add 10.0.2.15/24 dev eth0
 busybox ip route add default via 10.0.2.2
 
 repository=$(busybox cat /opt/repository)
+busybox mkdir -p "$repository"
 busybox mount -t ext4 -o ro /dev/vdb "$repository"
 . "$repository/.machine" # sets $oci_runtime, and "$@" to what pytest is given
 if [ "$oci_runtime" = runc ]; then busybox mount -o bind /dev/null /usr/bin/crun; fi

@@ -22,7 +22,7 @@ def chosen(*given: str) -> list[str]:
     return [argument for argument in pytest_arguments(QUICK, given, exists) if exists(argument.partition("::")[0])]
 
 
-@pytest.mark.parametrize("name", {*QUICK, *CONTAINERS})
+@pytest.mark.parametrize("name", sorted({*QUICK, *CONTAINERS}))
 def test_the_usual_tests_exist(name: str) -> None:
     assert exists(f"tests/kernel/{name}.py")
 

@@ -226,6 +226,8 @@ async def running_swarm(settings: list[EtcdSettings], deaths: list[str] | None =
             running.append(asyncio.create_task(swarm.hosts[name].run()))
     try:
         await swarm.wait_for(lambda: swarm.voters() == sorted(swarm.hosts))
+        # A manager that has not heard yet that it votes would take its demotion for a refusal.
+        await swarm.wait_for(lambda: all(host.store is not None for host in swarm.hosts.values()))
         yield swarm
     finally:
         ended = [task for task in running if task.done()]
