@@ -116,8 +116,10 @@ class AgentWork:
         for name, count in replicas.items():
             tasks = self.cluster.tasks(name)
             wanted = [t for t in tasks if t["DesiredState"] in ("running", "ready")]
-            slots = sorted(t["Slot"] for t in wanted if t["Status"]["State"] == "running")
-            if slots != list(range(1, count + 1)) or len(wanted) != count:
+            slots = {
+                t["Slot"] for t in wanted if t["Status"]["State"] == "running"
+            }  # not always 1 to `count`: any may be scaled away
+            if not len(slots) == len(wanted) == count:
                 problems.append(f"{name}: {[(t['Slot'], t['Status']['State'], t['DesiredState']) for t in tasks]}")
             wanted_here |= {t["Status"]["ContainerStatus"]["ContainerID"] for t in wanted if t["Status"]["State"] == "running"}
         running = {c["Id"] for c in self.containers() if c["State"] == "running" and "com.docker.swarm.task.id" in c["Labels"]}
