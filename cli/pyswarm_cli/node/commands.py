@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyswarm_cli.engine import EngineClient
+from pyswarm_cli.engine import EngineClient, EngineError
 from pyswarm_cli.key_values import parse_labels
 from pyswarm_cli.lazy_group import LazyGroup
 from pyswarm_cli.output import (
@@ -22,6 +22,7 @@ from pyswarm_cli.output import (
 )
 
 pass_engine = click.make_pass_decorator(EngineClient)
+_TRIES = 5
 COLUMNS = {
     "ID": "ID",
     "HOSTNAME": "Hostname",
@@ -166,12 +167,19 @@ def rm(engine: EngineClient, force: bool, nodes: tuple[str, ...]) -> None:
     for_each(nodes, remove)
 
 
-def _change_role(engine: EngineClient, reference: str, role: str) -> None:
+def _change_role(engine: EngineClient, reference: str, role: str, tries_left: int = _TRIES) -> None:
+    """Give a node its role. The managers write nodes as well: when they did so in between, the node is read anew."""
     found = engine.get("nodes", _node_reference(engine, reference))
     if found["Spec"]["Role"] == role:
         click.echo(f"Node {found['ID']} is already a {role}.")
         return
-    engine.post("nodes", found["ID"], "update", body={**found["Spec"], "Role": role}, version=found["Version"]["Index"])
+    try:
+        engine.post("nodes", found["ID"], "update", body={**found["Spec"], "Role": role}, version=found["Version"]["Index"])
+    except EngineError as error:
+        if tries_left <= 1 or "update out of sequence" not in error.message:
+            raise
+        _change_role(engine, reference, role, tries_left - 1)
+        return
     if role == "manager":
         click.echo(f"Node {reference} promoted to a manager in the swarm.")
     else:
