@@ -1,23 +1,18 @@
-"""What all commands for logs share: their options, times, and taking Docker's multiplexed stream apart."""
+"""What all commands for logs share: their options, times, and how they are printed."""
 
-import http.client
-import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from pyswarm_cli.engine import EngineClient, worded_for_cli
+from pyswarm_cli.engine import EngineClient
+from pyswarm_cli.frames import print_frames, read_frames, write_now
 from pyswarm_cli.output import with_options
 
-STDERR, SYSTEM_ERROR = 2, 3
-_FRAME_HEADER = struct.Struct(">BxxxL")
 _CHUNK_BYTES = 256 * 1024
 _TIME = "a time (RFC 3339), or how long ago, such as 10m"
-
-Frame = tuple[int, bytes]
 
 _log_options = (
     click.option("--follow", "-f", is_flag=True, help="Go on as the log grows."),
@@ -64,46 +59,12 @@ def print_log(
         with engine.stream("GET", *path, **query) as response:
             if is_raw:
                 while chunk := response.read1(_CHUNK_BYTES):
-                    _write(sys.stdout.buffer, chunk)
+                    write_now(sys.stdout.buffer, chunk)
                 return
-            for frames in read_frames(response):
-                _print_frames(frames, render)
+            for frames in read_frames(lambda: response.read1(_CHUNK_BYTES)):
+                print_frames(frames, render)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(130) from None
-
-
-def read_frames(response: http.client.HTTPResponse) -> Iterator[list[Frame]]:
-    """Yield the frames (stream, payload) of Docker's multiplexed stream as they come, until it ends."""
-    rest = b""
-    while chunk := response.read1(_CHUNK_BYTES):
-        data, start, frames = rest + chunk, 0, []
-        while len(data) >= start + _FRAME_HEADER.size:
-            stream, size = _FRAME_HEADER.unpack_from(data, start)
-            end = start + _FRAME_HEADER.size + size
-            if len(data) < end:
-                break
-            frames.append((stream, data[start + _FRAME_HEADER.size : end]))
-            start = end
-        rest = data[start:]
-        if frames:
-            yield frames
-    if len(rest) > _FRAME_HEADER.size:
-        yield [(rest[0], rest[_FRAME_HEADER.size :])]
-
-
-def _print_frames(frames: Iterable[Frame], render: Callable[[bytes], bytes] | None) -> None:
-    """Print frames in their order, with as few writes as that takes."""
-    pending: list[bytes] = []
-    target: BinaryIO = sys.stdout.buffer
-    for stream, payload in frames:
-        wanted = sys.stderr.buffer if stream == STDERR else sys.stdout.buffer
-        if wanted is not target or stream == SYSTEM_ERROR:
-            _write(target, b"".join(pending))
-            pending, target = [], wanted
-        if stream == SYSTEM_ERROR:
-            raise click.ClickException(worded_for_cli(payload.decode(errors="replace")))
-        pending.append(payload if render is None else render(payload))
-    _write(target, b"".join(pending))
 
 
 def _seconds(option: str, text: str | None) -> str | None:
@@ -122,9 +83,3 @@ def _seconds(option: str, text: str | None) -> str | None:
         raise click.UsageError(
             f"{option} {text!r} is neither a time such as 2026-11-21T01:55:08Z nor a duration such as 10m"
         ) from None
-
-
-def _write(stream: BinaryIO, data: bytes) -> None:
-    if data:
-        stream.write(data)
-        stream.flush()

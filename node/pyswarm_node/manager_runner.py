@@ -223,7 +223,7 @@ class ManagerRunner:
         store = Store(EtcdBackend(client), data_keys, self._membership.node_id, self._clock, on_leader_hang=member.kill)
         dispatcher = Dispatcher(store, self._clock)
         log_broker = LogBroker(store, dispatcher.send_to_node, self._clock)
-        tunnels = NodeTunnels(self._membership.node_id, self._clock)
+        tunnels = NodeTunnels(self._membership.node_id, self._clock, dispatcher.send_to_node)
         store.trouble = lambda: member_trouble(member)
         health_client = HealthClient(self._directory.tls)
         peer_health = PeerHealth(store, self._membership.node_id, health_client, self._clock, self._on_newer)
@@ -257,7 +257,6 @@ class ManagerRunner:
                 peer_health.reachability,
                 leader_requests,
                 tunnels,
-                dispatcher.send_to_node,
                 ImagePinning(self._pin_image, self._clock) if self._pin_image is not None else None,
             )
             group.create_task(peer_health.run())

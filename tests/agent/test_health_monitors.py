@@ -1,6 +1,5 @@
 """Monitors: who is probed when, and what pauses, ends, hanging probes and errors do to it."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -190,26 +189,3 @@ async def test_watching_again_begins_anew_and_keeps_the_results(bench: Bench) ->
 async def test_what_has_no_healthcheck_is_not_watched(bench: Bench, test: tuple[str, ...]) -> None:
     bench.watch(HealthcheckConfig(test=test))
     assert bench.monitors.status(ID) is None
-
-
-async def test_one_can_wait_for_either_status(bench: Bench) -> None:
-    bench.watch()
-    healthy = asyncio.create_task(bench.monitors.wait_healthy(ID))
-    unhealthy = asyncio.create_task(bench.monitors.wait_unhealthy(ID))
-    await bench.clock.advance(9)
-    assert not healthy.done()
-    await bench.clock.advance(1)
-    assert (await healthy).status == "healthy"
-    bench.probes.fail()
-    await bench.clock.advance(10)
-    assert not unhealthy.done()
-    await bench.clock.advance(10)
-    assert (await unhealthy).failing_streak == 2
-
-
-async def test_who_waits_for_the_bad_end_is_told_when_it_is_watched_no_more(bench: Bench) -> None:
-    bench.watch()
-    unhealthy = asyncio.create_task(bench.monitors.wait_unhealthy(ID))
-    await bench.clock.advance(1)
-    bench.monitors.forget(ID)
-    assert (await unhealthy).status == "unhealthy"

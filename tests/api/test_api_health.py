@@ -52,11 +52,12 @@ async def test_what_makes_sense_is_stored_without_a_warning(client: httpx.AsyncC
 async def test_health_is_listed_inspected_and_filtered(client: httpx.AsyncClient, control: FakeNodeControl) -> None:
     agent = control.agent
     check = HealthcheckConfig(test=("CMD", "/check"), interval_s=0.01)
+    is_healthy = asyncio.Event()
     for container_id, config in ((ID, check), (OTHER_ID, HealthcheckConfig())):
         await agent.containers.create(ContainerConfig(id=container_id, name=container_id[:4], args=("/x",), healthcheck=config))
         await agent.containers.start_container(container_id)
-        agent.health.watch(container_id, config)
-    await asyncio.wait_for(agent.health.wait_healthy(ID), 10)
+        agent.health.watch(container_id, config, lambda health: is_healthy.set() if health.status == "healthy" else None)
+    await asyncio.wait_for(is_healthy.wait(), 10)
     listed = {one["Id"]: one["Status"] for one in (await client.get("/containers/json")).json()}
     assert listed[ID].startswith("Up ")
     assert listed[ID].endswith(" (healthy)")

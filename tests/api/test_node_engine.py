@@ -109,16 +109,16 @@ async def reach(control: FakeNodeControl, store: Store) -> AsyncIterator[Reach]:
         await stack.enter_async_context(served(node_port, listener, certificates.server()))
         await stack.enter_async_context(served(NODE, bind_unix(folder / "node.sock")))
 
-        def send_to_node(node_id: str, message: wire.ManagerMessage) -> bool:
+        def send_to_node(node_id: str, message: wire.OpenTunnel) -> bool:
             if node_id != WORKER_ID:
                 return False
-            assert isinstance(message, wire.OpenTunnel)
             dialled = join_tunnel(address, message, certificates.client(), folder / "node.sock")
             dialling.append(asyncio.ensure_future(dialled))
             return True
 
         assert control.manager is not None
-        control.manager = replace(control.manager, tunnels=tunnels, send_to_node=send_to_node)
+        tunnels.tell_agent = send_to_node
+        control.manager = replace(control.manager, tunnels=tunnels)
         await stack.enter_async_context(served(create_app(control), bind_unix(folder / "api.sock")))
         transport = httpx.AsyncHTTPTransport(uds=str(folder / "api.sock"))
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=20))

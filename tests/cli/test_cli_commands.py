@@ -332,7 +332,7 @@ async def test_no_daemon_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_frames_are_taken_apart() -> None:
-    from pyswarm_cli.log_output import read_frames
+    from pyswarm_cli.frames import read_frames
 
     data = struct.pack(">BxxxL", 1, 3) + b"a b" + struct.pack(">BxxxL", 2, 0) + struct.pack(">BxxxL", 1, 9) + b"cut"
-    assert list(read_frames(io.BytesIO(data))) == [[(1, b"a b"), (2, b"")], [(1, b"cut")]]  # type: ignore[arg-type]
+    assert list(read_frames(io.BytesIO(data).read1)) == [[(1, b"a b"), (2, b"")], [(1, b"cut")]]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -10,9 +11,8 @@ from starlette.responses import Response
 
 from pyswarm_agent.api.container_reference import container_of
 from pyswarm_agent.runtime.access.dialing import dial_inside
-from pyswarm_common.engine_api.hijack import HijackResponse, RawConnection
+from pyswarm_common.engine_api.hijack import HijackResponse, RawConnection, join
 from pyswarm_common.errors import Conflict, InvalidArgument
-from pyswarm_common.waiting import wait_first
 
 router = APIRouter()
 
@@ -42,20 +42,20 @@ async def _join(client: RawConnection, connected: socket.socket) -> None:
     """Carry bytes both ways until the container's side ends, or the client is gone."""
     reader, writer = await asyncio.open_connection(sock=connected)
 
-    async def to_container() -> None:
-        while data := await client.read():
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
-        await client.wait_closed()
-
-    async def to_client() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
         while data := await reader.read(_PIECE_BYTES):
-            await client.write(data)
+            yield data
+
+    async def send(data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    async def end_input() -> None:
+        writer.write_eof()
 
     try:
         with contextlib.suppress(ConnectionError):
-            await wait_first(to_container(), to_client())
+            await join(client, pieces(), send, end_input)
     finally:
         writer.close()
         with contextlib.suppress(OSError):

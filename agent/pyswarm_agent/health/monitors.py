@@ -38,8 +38,6 @@ class HealthMonitors:
         self._runner = runner
         self._clock = clock
         self._monitors: dict[str, _Monitor] = {}
-        self._changed = asyncio.Event()
-        """Set, and replaced by another one, whenever a status changes."""
 
     def watch(self, container_id: str, check: HealthcheckConfig, tell: Callable[[Health], None] = lambda _: None) -> None:
         """Probe a container that runs from now on, and `tell` whenever its status changes; nothing if it is not to be checked.
@@ -67,24 +65,11 @@ class HealthMonitors:
         """The container is gone."""
         self.end(container_id)
         self._monitors.pop(container_id, None)
-        self._announce()
 
     def status(self, container_id: str) -> Health | None:
         """Return what is known of a container's health; None when it is not checked."""
         monitor = self._monitors.get(container_id)
         return monitor.health if monitor is not None else None
-
-    async def wait_healthy(self, container_id: str) -> Health:
-        """Return as soon as a container is healthy. Whoever waits must give up by themselves when it ends before."""
-        while (health := self.status(container_id)) is None or health.status != "healthy":
-            await self._changed.wait()
-        return health
-
-    async def wait_unhealthy(self, container_id: str) -> Health:
-        """Return as soon as a watched container is unhealthy or watched no more; at once if it is not watched."""
-        while (health := self.status(container_id)) is not None and health.status != "unhealthy":
-            await self._changed.wait()
-        return health or Health(status="unhealthy")
 
     async def close(self) -> None:
         """End all jobs, and the probes that are under way."""
@@ -122,15 +107,9 @@ class HealthMonitors:
     def _change(self, monitor: _Monitor, health: Health, record: ContainerRecord) -> None:
         before, monitor.health = monitor.health, health
         if before.status != health.status:
-            self._announce()
             self._runtime.on_event(f"health_status: {health.status}", record, {})
             monitor.tell(health)
 
     def _close(self, monitor: _Monitor) -> None:
         monitor.job = None
         monitor.health = msgspec.structs.replace(monitor.health, status="unhealthy")
-        self._announce()
-
-    def _announce(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()

@@ -4,23 +4,21 @@ import contextlib
 import os
 import shutil
 import signal
-import struct
 import sys
 import termios
 import threading
 import tty as terminal_modes
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 import click
 
-from pyswarm_cli.engine import RawStream, worded_for_cli
+from pyswarm_cli.engine import RawStream
+from pyswarm_cli.frames import print_frames, read_frames, write_now
 from pyswarm_common.detach_keys import DetachFilter, parse_detach_keys
 from pyswarm_common.errors import InvalidArgument
 
-_FRAME_HEADER = struct.Struct(">BxxxL")
-_STDERR, _SYSTEM_ERROR = 2, 3
 _PIECE_BYTES = 65536
 
 Resize = Callable[[int, int], object]
@@ -59,9 +57,10 @@ def converse(
             threading.Thread(target=_send_input, args=(stream, keys), daemon=True).start()
         if has_terminal:
             while data := stream.read():
-                _write(sys.stdout.buffer, data)
+                write_now(sys.stdout.buffer, data)
         else:
-            _write_frames(stream)
+            for frames in read_frames(stream.read):
+                print_frames(frames)
     if keys is not None and keys.is_detached:
         click.echo("\nread escape sequence", err=True)
 
@@ -74,20 +73,6 @@ def _send_input(stream: RawStream, keys: DetachFilter | None) -> None:
         if not stream.write(data):
             return
     stream.end_input()
-
-
-def _write_frames(stream: RawStream) -> None:
-    while len(header := stream.incoming.read(_FRAME_HEADER.size)) == _FRAME_HEADER.size:
-        number, size = _FRAME_HEADER.unpack(header)
-        payload = stream.incoming.read(size)
-        if number == _SYSTEM_ERROR:
-            raise click.ClickException(worded_for_cli(payload.decode(errors="replace")))
-        _write(sys.stderr.buffer if number == _STDERR else sys.stdout.buffer, payload)
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-    file.flush()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import click
 from pyswarm_cli.container.target import Target, find_target
 from pyswarm_cli.engine import EngineClient, EngineError
 from pyswarm_cli.output import format_option, no_trunc_option, print_rows, with_options
+from pyswarm_cli.units import format_binary_bytes, format_decimal_bytes
 
 pass_engine = click.make_pass_decorator(EngineClient)
 _COLUMNS = {
@@ -24,8 +25,6 @@ _COLUMNS = {
 }
 _CLEAR_SCREEN = "\x1b[H\x1b[J"
 _PARALLEL = 16
-_UNITS = ("B", "kB", "MB", "GB", "TB")
-_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @click.command()
@@ -87,10 +86,10 @@ def _row(target: Target, sample: dict[str, Any] | None, *, whole_ids: bool) -> d
     return {
         **row,
         "CPUPerc": f"{cpu_percent(sample):.2f}%",
-        "MemUsage": f"{_size(used, _BINARY_UNITS, 1024)} / {_size(limit, _BINARY_UNITS, 1024)}",
+        "MemUsage": f"{format_binary_bytes(used)} / {format_binary_bytes(limit)}",
         "MemPerc": f"{100 * used / limit if limit else 0:.2f}%",
-        "NetIO": f"{_size(received)} / {_size(sent)}" if network else "--",
-        "BlockIO": f"{_size(read)} / {_size(written)}",
+        "NetIO": f"{format_decimal_bytes(received)} / {format_decimal_bytes(sent)}" if network else "--",
+        "BlockIO": f"{format_decimal_bytes(read)} / {format_decimal_bytes(written)}",
         "PIDs": str((sample.get("pids_stats") or {}).get("current", 0)),
     }
 
@@ -116,12 +115,3 @@ def _block_bytes(sample: dict[str, Any]) -> tuple[int, int]:
     entries = (sample.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
     sums = {way: sum(entry["value"] for entry in entries if entry["op"].lower() == way) for way in ("read", "write")}
     return sums["read"], sums["write"]
-
-
-def _size(amount: float, units: Sequence[str] = _UNITS, step: int = 1000) -> str:
-    digits = 3 if step == 1000 else 4  # as docker: 1023KiB needs four
-    for unit in units[:-1]:
-        if amount < step:
-            return f"{amount:.{digits}g}{unit}"
-        amount /= step
-    return f"{amount:.{digits}g}{units[-1]}"

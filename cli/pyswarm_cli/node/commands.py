@@ -1,6 +1,7 @@
 """`pyswarm node …`: list, inspect, change, promote, demote and remove the machines of the cluster, and see what they run."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -114,17 +115,17 @@ def update(
 
     Example: pyswarm node update --label-add disk=ssd --availability drain worker1
     """
-    found = engine.get("nodes", _node_reference(engine, name))
-    spec = dict(found["Spec"])
-    labels = {**(spec.get("Labels") or {}), **parse_labels(label_add)}
-    for key in label_rm:
-        if key not in labels:
-            raise click.UsageError(f"node {name} has no label {key!r}")
-        del labels[key]
-    spec["Labels"] = labels
-    spec["Availability"] = availability or spec["Availability"]
-    spec["Role"] = role or spec["Role"]
-    engine.post("nodes", found["ID"], "update", body=spec, version=found["Version"]["Index"])
+    added = parse_labels(label_add)
+
+    def change(spec: dict[str, Any]) -> dict[str, Any]:
+        labels = {**(spec.get("Labels") or {}), **added}
+        for key in label_rm:
+            if key not in labels:
+                raise click.UsageError(f"node {name} has no label {key!r}")
+            del labels[key]
+        return {**spec, "Labels": labels, "Availability": availability or spec["Availability"], "Role": role or spec["Role"]}
+
+    change_node(engine, name, change)
     click.echo(name)
 
 
@@ -167,23 +168,32 @@ def rm(engine: EngineClient, force: bool, nodes: tuple[str, ...]) -> None:
     for_each(nodes, remove)
 
 
-def _change_role(engine: EngineClient, reference: str, role: str, tries_left: int = _TRIES) -> None:
-    """Give a node its role. The managers write nodes as well: when they did so in between, the node is read anew."""
-    found = engine.get("nodes", _node_reference(engine, reference))
-    if found["Spec"]["Role"] == role:
-        click.echo(f"Node {found['ID']} is already a {role}.")
-        return
-    try:
-        engine.post("nodes", found["ID"], "update", body={**found["Spec"], "Role": role}, version=found["Version"]["Index"])
-    except EngineError as error:
-        if tries_left <= 1 or "update out of sequence" not in error.message:
-            raise
-        _change_role(engine, reference, role, tries_left - 1)
-        return
-    if role == "manager":
+def _change_role(engine: EngineClient, reference: str, role: str) -> None:
+    before = change_node(engine, reference, lambda spec: {**spec, "Role": role})
+    if before["Spec"]["Role"] == role:
+        click.echo(f"Node {before['ID']} is already a {role}.")
+    elif role == "manager":
         click.echo(f"Node {reference} promoted to a manager in the swarm.")
     else:
         click.echo(f"Manager {reference} demoted in the swarm.")
+
+
+def change_node(engine: EngineClient, reference: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Give a node the spec that `change` makes of its present one, unless that is the same; return the node as it was.
+
+    The managers write nodes as well: when they did so in between, the node is read anew.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        found = engine.get("nodes", _node_reference(engine, reference))
+        spec = change(found["Spec"])
+        try:
+            if spec != found["Spec"]:
+                engine.post("nodes", found["ID"], "update", body=spec, version=found["Version"]["Index"])
+            break
+        except EngineError as error:
+            if not tries_left or "update out of sequence" not in error.message:
+                raise
+    return found
 
 
 def node_row(found: dict[str, Any], own_id: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ A request with `Connection: Upgrade` and `Upgrade: tcp` is answered by `101 UPGR
 raw bytes, and the client may close its half while output still flows.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from pyswarm_common.engine_api.streams import RAW_STREAM
 from pyswarm_common.errors import Unimplemented
+from pyswarm_common.waiting import wait_first
 
 SCOPE_EXTENSION = "pyswarm"
 """Where in a scope's `extensions` our server keeps what it adds: `hijack`, a function from the answer's head to the connection."""
@@ -68,6 +69,31 @@ def hijack(request: Request, media_type: str = RAW_STREAM) -> RawConnection:
     head += "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n" if is_upgrade else "\r\n"
     connection: RawConnection = take_over(head.encode("ascii"))
     return connection
+
+
+async def join(
+    connection: RawConnection,
+    incoming: AsyncIterator[bytes],
+    send: Callable[[bytes], Awaitable[object]],
+    end_input: Callable[[], Awaitable[object]],
+) -> None:
+    """Carry raw bytes between the client and another stream until `incoming`, that stream's output, ends or the client is gone.
+
+    A client that closes its half ends the other's input, and still gets its output. Raises ConnectionResetError when the client is
+    gone, and what the other stream raises.
+    """
+
+    async def pass_input() -> None:
+        while data := await connection.read():
+            await send(data)
+        await end_input()
+        await connection.wait_closed()
+
+    async def pass_output() -> None:
+        async for data in incoming:
+            await connection.write(data)
+
+    await wait_first(pass_input(), pass_output())
 
 
 def scope_extension(scope: Mapping[str, Any]) -> dict[str, Any]:

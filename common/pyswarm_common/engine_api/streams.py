@@ -41,7 +41,7 @@ class StreamResponse(Response):
         async def write(chunk: bytes) -> None:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-        if await _until_disconnect(self._produce(write), receive):
+        if await until_disconnect(self._produce(write), receive):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -60,7 +60,7 @@ def error_line(error: PyswarmError) -> bytes:
     return json_line({"errorDetail": {"message": error.api_message}, "error": error.api_message})
 
 
-async def _until_disconnect(work: Awaitable[None], receive: Receive) -> bool:
+async def until_disconnect(work: Awaitable[None], receive: Receive) -> bool:
     """Run `work` unless the client goes away first; returns whether it came to its end, and raises what it raised."""
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_disconnected(receive))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
-from pyswarm_common.clock import Clock, SystemClock
-from pyswarm_common.wire import ManagerMessage
+from pyswarm_common.clock import Clock
 from pyswarm_manager.api.image_pinning import ImagePinning
 from pyswarm_manager.log_broker import LogBroker
 from pyswarm_manager.peer_health import Reachability
@@ -41,10 +40,8 @@ class ManagerServices:
     """Whether a manager can be reached, as this one finds (`PeerHealth`)."""
     leader_requests: "LeaderRequests | None" = None
     """The way to the leader; None where this is the only manager for certain."""
-    tunnels: NodeTunnels = field(default_factory=lambda: NodeTunnels("", SystemClock()))
+    tunnels: NodeTunnels = field(default_factory=NodeTunnels)
     """The ways to the Engine API of nodes."""
-    send_to_node: Callable[[str, ManagerMessage], bool] = lambda _node_id, _message: False
-    """Gives a message to a node's agent; False when this manager has no session of it."""
     image_pinning: ImagePinning | None = None
     """How images get their digests; None where no registry is to be asked."""
 

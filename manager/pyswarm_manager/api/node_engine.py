@@ -5,6 +5,7 @@ attach, archives, statistics. A connection that the node takes over (101) is tak
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from urllib.parse import quote
 
 import msgspec
@@ -13,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from pyswarm_common.engine_api.hijack import RawConnection, hijack
+from pyswarm_common.engine_api.hijack import hijack, join
 from pyswarm_common.engine_api.responses import JSONResponse, read_json_object
+from pyswarm_common.engine_api.streams import until_disconnect
 from pyswarm_common.errors import FailedPrecondition, InvalidArgument, Unavailable
-from pyswarm_common.waiting import wait_first
 from pyswarm_common.wire import OpenTunnel
 from pyswarm_manager.api.manager_services import ManagerServices, read_view, services_of
 from pyswarm_manager.forwarding.exchange import Exchange
@@ -36,7 +37,7 @@ async def tell_agent(request: Request, node_id: str) -> Response:
     stream_id, manager_id = str(asked.get("StreamID", "")), str(asked.get("ManagerID", ""))
     if not stream_id or services.store.view.nodes.get(manager_id) is None:
         raise InvalidArgument("StreamID and ManagerID must be given")
-    is_told = services.send_to_node(node_id, OpenTunnel(stream_id=stream_id, manager_id=manager_id))
+    is_told = services.tunnels.tell_agent(node_id, OpenTunnel(stream_id=stream_id, manager_id=manager_id))
     return JSONResponse({"IsTold": is_told})
 
 
@@ -72,12 +73,13 @@ class _NodeAnswer(Response):
             if exchange.is_taken_over:
                 connection = hijack(self._request, _media_type(exchange))
                 try:
-                    await _join(connection, exchange, self._tunnel)
+                    with suppress(ConnectionResetError, Unavailable):
+                        await join(connection, exchange.raw_chunks(), self._tunnel.write, self._tunnel.end_input)
                 finally:
                     connection.close()
                 return
             await send({"type": "http.response.start", "status": exchange.status, "headers": exchange.headers})
-            await wait_first(_pass_on(exchange.chunks(), send), _disconnected(receive))
+            await until_disconnect(_pass_on(exchange.chunks(), send), receive)
         finally:
             await exchange.close()
 
@@ -88,29 +90,10 @@ async def _pass_on(chunks: AsyncIterator[bytes], send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _join(connection: RawConnection, exchange: HTTPExchange, tunnel: Tunnel) -> None:
-    """Carry raw bytes both ways until the node ends its direction, or the client is gone."""
-
-    async def to_node() -> None:
-        while data := await connection.read():
-            await tunnel.write(data)
-        await tunnel.end_input()
-        await connection.wait_closed()
-
-    async def to_client() -> None:
-        async for piece in exchange.raw_chunks():
-            await connection.write(piece)
-
-    try:
-        await wait_first(to_node(), to_client())
-    except (ConnectionResetError, Unavailable):
-        return
-
-
 async def _ask_leader(services: ManagerServices, request: Request, node_id: str, message: OpenTunnel) -> bool:
     """Give the message to the node's agent by way of the leader. Raises Unavailable."""
     if services.store.is_leader or services.leader_requests is None:
-        return services.send_to_node(node_id, message)
+        return services.tunnels.tell_agent(node_id, message)
     body = msgspec.json.encode({"StreamID": message.stream_id, "ManagerID": message.manager_id})
     answer: list[Message] = []
 
@@ -121,7 +104,7 @@ async def _ask_leader(services: ManagerServices, request: Request, node_id: str,
         answer.append(part)
 
     async def here(scope: Scope, receive: Receive, send: Send) -> None:
-        is_told = services.send_to_node(node_id, message)
+        is_told = services.tunnels.tell_agent(node_id, message)
         await JSONResponse({"IsTold": is_told})(scope, receive, send)
 
     scope = {
@@ -136,11 +119,6 @@ async def _ask_leader(services: ManagerServices, request: Request, node_id: str,
         raise FailedPrecondition(f"the leader did not pass the request on to node {node_id}")
     told = msgspec.json.decode(b"".join(part.get("body", b"") for part in answer[1:]), type=dict[str, bool])
     return told["IsTold"]
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _media_type(exchange: HTTPExchange) -> str:

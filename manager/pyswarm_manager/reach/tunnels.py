@@ -14,7 +14,7 @@ from typing import Protocol
 
 from starlette.websockets import WebSocketDisconnect
 
-from pyswarm_common.clock import Clock
+from pyswarm_common.clock import Clock, SystemClock
 from pyswarm_common.errors import Unavailable
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Node
@@ -102,11 +102,18 @@ AskLeader = Callable[[str, OpenTunnel], Awaitable[bool]]
 
 
 class NodeTunnels:
-    """The tunnels that this manager expects or holds."""
+    """The tunnels that this manager expects or holds. By default no agent can be told of one."""
 
-    def __init__(self, own_node_id: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        own_node_id: str = "",
+        clock: Clock | None = None,
+        tell_agent: Callable[[str, OpenTunnel], bool] = lambda _node_id, _message: False,
+    ) -> None:
+        self.tell_agent = tell_agent
+        """Gives the message to a node's agent; False when this manager has no session of it."""
         self._own_node_id = own_node_id
-        self._clock = clock
+        self._clock = clock or SystemClock()
         self._expected: dict[str, Tunnel] = {}
 
     async def open(self, node: Node, ask_leader: AskLeader) -> Tunnel:

@@ -361,8 +361,3 @@ class Tables:
         for type_, table in self._by_type.items():
             table.copy_to(copy._by_type[type_])
         return copy
-
-
-def kind_of(item: AnyObject) -> str:
-    """Return the kind under which the store keeps this object, such as `services`."""
-    return KIND_OF_TYPE[type(item)]

@@ -61,11 +61,6 @@ def link_remove(name: str) -> bytes:
     return message(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name))
 
 
-def sandbox_links_remove() -> bytes:
-    """Remove all interfaces that we put into a sandbox, at once (ENODEV when there is none)."""
-    return message(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + u32(IFLA_GROUP, SANDBOX_LINK_GROUP))
-
-
 def bridge_add(name: str, mtu_bytes: int, mac: bytes | None = None) -> bytes:
     """Make a bridge, up (EEXIST when there is one)."""
     body = _LINK.pack(0, 0, 0, _IFF_UP, _IFF_UP) + text(IFLA_IFNAME, name) + u32(IFLA_MTU, mtu_bytes)

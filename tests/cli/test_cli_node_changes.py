@@ -1,11 +1,11 @@
-"""Promotion and demotion while the managers write the node, too."""
+"""Changes of a node while the managers write it, too."""
 
 from typing import Any
 
 import pytest
 
 from pyswarm_cli.engine import EngineClient, EngineError
-from pyswarm_cli.node.commands import _TRIES, _change_role
+from pyswarm_cli.node.commands import _TRIES, change_node
 
 
 class Engine(EngineClient):
@@ -26,12 +26,16 @@ class Engine(EngineClient):
         self.role = body["Role"]
 
 
+def promote(spec: dict[str, Any]) -> dict[str, Any]:
+    return {**spec, "Role": "manager"}
+
+
 def test_a_node_that_was_written_in_between_is_read_anew() -> None:
     engine = Engine(_TRIES - 1)
-    _change_role(engine, "n1", "manager")
+    change_node(engine, "n1", promote)
     assert engine.role == "manager"
 
 
 def test_it_is_not_tried_for_ever() -> None:
     with pytest.raises(EngineError, match="update out of sequence"):
-        _change_role(Engine(_TRIES), "n1", "manager")
+        change_node(Engine(_TRIES), "n1", promote)
