@@ -81,6 +81,12 @@ class NodeDescription(Record, frozen=True, kw_only=True):
     """The address that peers send VXLAN packets to."""
     tls: NodeTLS = NodeTLS()
     permissions: NodePermissions = NodePermissions()
+    underlay_mtu_bytes: int = 0
+    """Of the interface with the data path address; 0 when not reported."""
+    encryption: Literal["", "kernel", "userspace"] = ""
+    """By which WireGuard the node can carry encrypted overlays; "" when it cannot."""
+    wireguard_key: str = ""
+    """The public key (base64) of the node's WireGuard interface."""
 
 
 NodeReadiness: TypeAlias = Literal["unknown", "down", "ready", "disconnected"]
@@ -130,6 +136,8 @@ class Node(Object, frozen=True, kw_only=True):
     """SHA-256 (hex) of the node's public key: a repeated join with the same key is the same node."""
     certificates: tuple[IssuedCertificate, ...] = ()
     """Its certificates that have not expired, to be revoked with it."""
+    attachments: tuple["NetworkAttachment", ...] = ()
+    """Its own address on the ingress network, by which its part of the routing mesh reaches tasks."""
 
     @property
     def name(self) -> str:
@@ -199,6 +207,10 @@ class Service(Object, frozen=True, kw_only=True):
     previous_spec_json: bytes | None = None
     previous_task_spec_id: str = ""
     virtual_ips: tuple[VirtualIP, ...] = ()
+    ports: tuple[PortConfig, ...] = ()
+    """The published ports as asked for, in that order, those of the routing mesh with the port that they were given."""
+    allocation_error: str = ""
+    """Why a published port could not be given."""
     update_status: UpdateStatus | None = None
     job_iteration: int = 0
     """Of jobs: counts their executions, from 0; tasks of older iterations are stopped, and kept as history only."""
@@ -222,13 +234,16 @@ class TaskStatus(Record, frozen=True, kw_only=True):
     container_id: str = ""
     pid: int = 0
     exit_code: int = 0
+    ports: tuple[PortConfig, ...] = ()
+    """The ports of its node that lead to it (publish mode host), with the published port that was given."""
 
 
 class NetworkAttachment(Record, frozen=True, kw_only=True):
-    """A task's address on one network, with its prefix length."""
+    """An address on one network, with its prefix length. `mac`: its hardware address, "" for the one made of the address."""
 
     network_id: str
     address: str
+    mac: str = ""
 
 
 class TaskFailure(Record, frozen=True, kw_only=True):
@@ -284,13 +299,20 @@ class Task(Object, frozen=True, kw_only=True):
 
 
 class Network(Object, frozen=True, kw_only=True):
-    """A network of the whole swarm: `spec_json` as posted, and what the allocator chose. `vni` 0: not allocated yet."""
+    """A network of the whole swarm: `spec_json` as posted, and what the allocator chose. `vni` 0: not allocated yet.
+
+    `ipv6_subnet` has at most 96 bits: an endpoint's IPv6 address is the subnet's, ending in its IPv4 address, so that nobody has to
+    give IPv6 addresses (`ipv6.py`).
+    """
 
     name: str = ""
     spec_json: bytes = b"{}"
     vni: int = 0
     subnet: str = ""
     gateway: str = ""
+    further_subnets: tuple[str, ...] = ()
+    """More subnets of the same network: asked for, or added before the first ones were full."""
+    ipv6_subnet: str = ""
     allocation_error: str = ""
 
     @property

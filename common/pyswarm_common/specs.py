@@ -101,10 +101,11 @@ class Placement(Spec, frozen=True, kw_only=True):
 
 
 class NetworkAttachmentConfig(Spec, frozen=True, kw_only=True):
-    """A network that a task joins: `target` is its id or name."""
+    """A network that a task joins: `target` is its id or name. Of the driver options `pyswarm.addresses` is honoured."""
 
     target: str = ""
     aliases: list[str] | None = None
+    driver_opts: dict[str, str] | None = None
 
 
 class NetworkAttachmentSpec(Spec, frozen=True, kw_only=True):
@@ -238,11 +239,12 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
 
 
 class IPAMPool(Spec, frozen=True, kw_only=True):
-    """One address pool of a network."""
+    """One address pool of a network. `auxiliary_addresses` are given to nobody; their names mean nothing to us."""
 
     subnet: str = ""
     gateway: str = ""
     ip_range: str = msgspec.field(name="IPRange", default="")
+    auxiliary_addresses: dict[str, str] | None = None
 
 
 class IPAM(Spec, frozen=True, kw_only=True):
@@ -261,6 +263,7 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
+    enable_ipv6: bool = msgspec.field(name="EnableIPv6", default=False)
     labels: dict[str, str] | None = None
     options: dict[str, str] | None = None
     ipam: IPAM | None = msgspec.field(name="IPAM", default=None)

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from pyswarm_common.objects import NetworkAttachment, NodeDescription, Record, TaskStatus
-from pyswarm_common.specs import GenericResource
+from pyswarm_common.specs import GenericResource, PortConfig
 from pyswarm_common.task_states import TaskState
 
 PROTOCOL_VERSIONS = (1,)
@@ -119,25 +119,47 @@ class ManagerHealth(Record, frozen=True, kw_only=True):
 class Endpoint(Record, frozen=True, kw_only=True):
     """One task's place on a network: its address with prefix, the host that carries it, and the task's name.
 
-    `aliases`: further names, of a single container, which it may share with others.
+    `aliases`: further names, of a single container, which it may share with others. `mac`: its hardware address, "" for the one
+    that is made of the address (`naming.mac_of`).
     """
 
     address: str
     data_path_address: str
     name: str = ""
     aliases: tuple[str, ...] = ()
+    mac: str = ""
+
+
+class MeshPort(Record, frozen=True, kw_only=True):
+    """A port that every node publishes for a service, and the port of the tasks behind it."""
+
+    protocol: str = "tcp"
+    published_port: int
+    target_port: int
+
+
+Balancing: TypeAlias = Literal["round-robin", "source-hash"]
 
 
 class ServiceEndpoints(Record, frozen=True, kw_only=True):
-    """A service's names on a network, its VIP ("" under dnsrr) and the addresses of its running tasks, sorted."""
+    """A service's names on a network, its VIP ("" under dnsrr) and the addresses of its running tasks, sorted.
+
+    `ports`: on the ingress network alone, what the routing mesh publishes; there the names mean nothing.
+    """
 
     names: tuple[str, ...]
     virtual_ip: str = ""
     backends: tuple[str, ...] = ()
+    balancing: Balancing = "round-robin"
+    ports: tuple[MeshPort, ...] = ()
 
 
 class NetworkView(Record, frozen=True, kw_only=True):
-    """Everything a node must know of one overlay: `endpoints` by task id, `services` by service id."""
+    """Everything a node must know of one overlay: `endpoints` by task id, `services` by service id.
+
+    `gateways`, by node id: on the ingress network, the nodes' own addresses, from which the routing mesh reaches tasks, and to
+    which their answers return. `node_keys`, by data path address: on an encrypted network, the nodes' WireGuard keys.
+    """
 
     network_id: str
     name: str
@@ -147,6 +169,14 @@ class NetworkView(Record, frozen=True, kw_only=True):
     gateway: str
     data_path_port: int = 4789
     internal: bool = False
+    further_subnets: tuple[str, ...] = ()
+    ipv6_subnet: str = ""
+    mtu_bytes: int = 0
+    """Of the containers' interfaces; 0: what this node's underlay allows."""
+    is_ingress: bool = False
+    is_encrypted: bool = False
+    gateways: dict[str, Endpoint] = {}
+    node_keys: dict[str, str] = {}
     endpoints: dict[str, Endpoint] = {}
     services: dict[str, ServiceEndpoints] = {}
 
@@ -180,6 +210,8 @@ class TaskAssignment(Record, frozen=True, kw_only=True):
     """Only if the task's spec has placeholders for them."""
     attached_container_id: str = ""
     """Of an attachment, which runs nothing: the single container of the node that has its addresses."""
+    host_ports: tuple[PortConfig, ...] = ()
+    """To be published on its node (publish mode host); published port 0 for one that the node chooses."""
 
     @property
     def place(self) -> str:
@@ -222,6 +254,15 @@ class StatusReport(Message, frozen=True, kw_only=True):
 
     number: int
     updates: tuple[TaskStatusUpdate, ...]
+
+
+class ViewsApplied(Message, frozen=True, kw_only=True):
+    """Agent: these versions of network views, by network id, are in force here.
+
+    A manager tells a task to stop only when the nodes that balance over it have let go of it, or a short time has passed.
+    """
+
+    versions: dict[str, int]
 
 
 class DescriptionUpdate(Message, frozen=True, kw_only=True):
@@ -348,7 +389,7 @@ class Goodbye(Message, frozen=True, kw_only=True):
     """From a manager that does not lead: who does, if it knows."""
 
 
-AgentMessage: TypeAlias = Hello | StatusReport | DescriptionUpdate | Goodbye
+AgentMessage: TypeAlias = Hello | StatusReport | ViewsApplied | DescriptionUpdate | Goodbye
 ManagerMessage: TypeAlias = Welcome | NodeState | Assignments | StatusAcknowledgement | OpenStream | OpenTunnel | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
