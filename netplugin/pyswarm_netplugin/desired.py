@@ -155,27 +155,6 @@ def balancers_of(view: NetworkView) -> tuple[Mapping[str, str], Mapping[str, tup
     return chains, backends
 
 
-def records_of(view: NetworkView) -> dict[str, tuple[str, ...]]:
-    """Return the network's names with their addresses.
-
-    A service's names lead to its virtual IP, or to its backends when it has none (dnsrr); `tasks.NAME` always to the backends; a
-    task's own name to its address, as a single container's names do. Who shares a name shares its addresses.
-    """
-    records: dict[str, tuple[str, ...]] = {}
-    for endpoint in view.endpoints.values():
-        if endpoint.name and endpoint.address:
-            records[endpoint.name] = (*records.get(endpoint.name, ()), address_of(endpoint.address))
-        for alias in endpoint.aliases if endpoint.address else ():
-            records[alias] = (*records.get(alias, ()), address_of(endpoint.address))
-    for _, service in sorted(view.services.items()):
-        backends = tuple(address_of(backend) for backend in service.backends)
-        answer = (address_of(service.virtual_ip),) if service.virtual_ip else backends
-        for name in service.names:
-            records[name] = (*records.get(name, ()), *answer)
-            records[f"tasks.{name}"] = (*records.get(f"tasks.{name}", ()), *backends)
-    return records
-
-
 def has_egress(attachments: Iterable[NetworkAttachment], views: Mapping[str, NetworkView]) -> bool:
     """Whether a sandbox gets a way out: not when it has networks and all of them are internal."""
     networks = [views[attachment.network_id] for attachment in attachments]

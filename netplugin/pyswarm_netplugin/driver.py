@@ -31,7 +31,6 @@ from pyswarm_netplugin.desired import (
     Underlay,
     has_egress,
     hosts_file,
-    records_of,
 )
 from pyswarm_netplugin.dns.protocol import SandboxConfig
 from pyswarm_netplugin.egress import choose_address, choose_subnet, gateway_of
@@ -40,6 +39,7 @@ from pyswarm_netplugin.kernel.linux import LinuxKernel
 from pyswarm_netplugin.kernel.namespaces import remove_directory
 from pyswarm_netplugin.memory import EgressMemory, Memory
 from pyswarm_netplugin.name_service import DNS, Everything, NameService
+from pyswarm_netplugin.names import records_of
 from pyswarm_netplugin.operations import HOST_SCOPE, PORTS_SCOPE, overlay_scope, sandbox_scope
 from pyswarm_netplugin.published_ports.allocation import allocate, random_start
 from pyswarm_netplugin.published_ports.records import PortRequest, PublishedPort
@@ -267,7 +267,7 @@ class NetworkDriver:
             self._memory.drop_view(network_id)
 
     async def _tell_views(self, changed: list[NetworkView], removed: list[str]) -> None:
-        calls = [partial(self._dns.set_network, view.network_id, records_of(view)) for view in changed]
+        calls = [partial(self._dns.set_network, view.network_id, records_of(view), view.name) for view in changed]
         removals = [partial(self._dns.remove_network, network_id) for network_id in removed]
         if not calls and not removals:
             return
@@ -368,7 +368,8 @@ class NetworkDriver:
             )
             for record in self._records.values()
         }
-        return {network_id: records_of(view) for network_id, view in self._views.items()}, configs
+        records = {network_id: records_of(view) for network_id, view in self._views.items()}
+        return records, configs, {network_id: view.name for network_id, view in self._views.items()}
 
     def _netns_path(self, sandbox_id: str) -> str:
         return str(self._netns_directory / (naming.SANDBOX_PREFIX + sandbox_id))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pyswarm_common.errors import Unavailable
 from pyswarm_netplugin.dns.protocol import SandboxConfig
@@ -13,6 +14,7 @@ class FakeDNS:
     def __init__(self) -> None:
         self.networks: dict[str, dict[str, tuple[str, ...]]] = {}
         self.sandboxes: dict[str, SandboxConfig] = {}
+        self.network_names: dict[str, str] = {}
         self.starts = 0
         self.is_running = False
         self.was_fed = asyncio.Event()
@@ -20,7 +22,7 @@ class FakeDNS:
 
     def die(self) -> None:
         """End as if killed."""
-        self.networks, self.sandboxes = {}, {}
+        self.networks, self.sandboxes, self.network_names = {}, {}, {}
         self.is_running = False
         self.was_fed.clear()
         self._gone.set()
@@ -33,15 +35,17 @@ class FakeDNS:
             self._gone.clear()
         return not self.was_fed.is_set()
 
-    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]]) -> None:
+    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]], name: str = "") -> None:
         """Replace a network's names."""
         self._check()
         self.networks[network_id] = dict(records)
+        self.network_names[network_id] = name
 
     async def remove_network(self, network_id: str) -> None:
         """Forget a network."""
         self._check()
         self.networks.pop(network_id, None)
+        self.network_names.pop(network_id, None)
 
     async def add_sandbox(
         self,
@@ -61,12 +65,16 @@ class FakeDNS:
         self.sandboxes.pop(sandbox_id, None)
 
     async def feed(
-        self, networks: Mapping[str, Mapping[str, tuple[str, ...]]], sandboxes: Mapping[str, SandboxConfig]
+        self,
+        networks: Mapping[str, Mapping[str, tuple[str, ...]]],
+        sandboxes: Mapping[str, SandboxConfig],
+        network_names: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Replace everything."""
         self._check()
         self.networks = {network_id: dict(records) for network_id, records in networks.items()}
         self.sandboxes = dict(sandboxes)
+        self.network_names = dict(network_names)
         self.was_fed.set()
         return {}
 

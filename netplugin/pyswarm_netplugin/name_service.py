@@ -21,8 +21,8 @@ class DNS(Protocol):
         """Start the process when none runs; return whether it must be fed."""
         ...
 
-    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]]) -> None:
-        """Replace a network's names."""
+    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]], name: str = ...) -> None:
+        """Replace a network's names; `name` is its own."""
         ...
 
     async def remove_network(self, network_id: str) -> None:
@@ -45,7 +45,10 @@ class DNS(Protocol):
         ...
 
     async def feed(
-        self, networks: Mapping[str, Mapping[str, tuple[str, ...]]], sandboxes: Mapping[str, SandboxConfig]
+        self,
+        networks: Mapping[str, Mapping[str, tuple[str, ...]]],
+        sandboxes: Mapping[str, SandboxConfig],
+        network_names: Mapping[str, str] = ...,
     ) -> dict[str, str]:
         """Say everything; return why some sandboxes cannot be served."""
         ...
@@ -63,8 +66,8 @@ class DNS(Protocol):
         ...
 
 
-Everything: TypeAlias = tuple[Mapping[str, Mapping[str, tuple[str, ...]]], Mapping[str, SandboxConfig]]
-"""Each network's names, and each sandbox's namespace and networks."""
+Everything: TypeAlias = tuple[Mapping[str, Mapping[str, tuple[str, ...]]], Mapping[str, SandboxConfig], Mapping[str, str]]
+"""Each network's names, each sandbox's namespace and networks, and the networks' own names."""
 
 
 class NameService:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pyswarm_netplugin.dns.protocol import SandboxConfig
 
@@ -13,7 +14,7 @@ class NoDNS:
         """Need no feeding."""
         return False
 
-    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]]) -> None:
+    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]], name: str = "") -> None:
         """Forget the names."""
 
     async def remove_network(self, network_id: str) -> None:
@@ -33,7 +34,10 @@ class NoDNS:
         """Answer nobody."""
 
     async def feed(
-        self, networks: Mapping[str, Mapping[str, tuple[str, ...]]], sandboxes: Mapping[str, SandboxConfig]
+        self,
+        networks: Mapping[str, Mapping[str, tuple[str, ...]]],
+        sandboxes: Mapping[str, SandboxConfig],
+        network_names: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Take everything."""
         return {}

@@ -14,7 +14,6 @@ from pyswarm_netplugin.desired import (
     has_egress,
     hosts_file,
     peers_of,
-    records_of,
 )
 from pyswarm_netplugin.egress import choose_address, choose_subnet, gateway_of
 from pyswarm_netplugin.state import Egress
@@ -54,19 +53,6 @@ def record(*network_ids: str, egress_address: str = "172.19.0.2/16") -> SandboxR
 
 def test_only_endpoints_elsewhere_are_peers() -> None:
     assert peers_of(view(), "192.0.2.1") == {"10.0.1.6": "192.0.2.2"}
-
-
-def test_names_lead_to_virtual_ips_backends_and_tasks() -> None:
-    assert records_of(view()) == {
-        "web": ("10.0.1.2",),
-        "front": ("10.0.1.2", "10.0.1.9"),
-        "tasks.web": ("10.0.1.5", "10.0.1.6"),
-        "tasks.front": ("10.0.1.5", "10.0.1.6", "10.0.1.9"),
-        "db": ("10.0.1.9",),
-        "tasks.db": ("10.0.1.9",),
-        "web.1.t1": ("10.0.1.5",),
-        "web.2.t2": ("10.0.1.6",),
-    }
 
 
 def test_a_chains_name_says_its_backends() -> None:

@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import msgspec
@@ -55,9 +56,9 @@ class DNSClient:
                 raise Unavailable(f"pyswarm-dns does not answer on {self._socket_path}")
         return self.pid != self._fed_pid
 
-    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]]) -> None:
-        """Replace a network's names: addresses (with or without prefix length) by name."""
-        await self._ask(protocol.SetNetwork(network_id, dict(records)))
+    async def set_network(self, network_id: str, records: Mapping[str, tuple[str, ...]], name: str = "") -> None:
+        """Replace a network's names: addresses (with or without prefix length) by name. `name` is the network's own."""
+        await self._ask(protocol.SetNetwork(network_id, dict(records), name))
 
     async def remove_network(self, network_id: str) -> None:
         """Forget a network."""
@@ -80,13 +81,17 @@ class DNSClient:
         await self._ask(protocol.RemoveSandbox(sandbox_id))
 
     async def feed(
-        self, networks: Mapping[str, Mapping[str, tuple[str, ...]]], sandboxes: Mapping[str, SandboxConfig]
+        self,
+        networks: Mapping[str, Mapping[str, tuple[str, ...]]],
+        sandboxes: Mapping[str, SandboxConfig],
+        network_names: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, str]:
-        """Say everything: what is not in it is dropped, what stays keeps its sockets.
+        """Say everything: what is not in it is dropped, what stays keeps its sockets. `network_names`: the networks' own.
 
         Returns, by sandbox id, why those that cannot be served are not (such as: the namespace is gone).
         """
-        reply = await self._ask(protocol.Feed({k: dict(v) for k, v in networks.items()}, dict(sandboxes)))
+        records = {network_id: dict(names) for network_id, names in networks.items()}
+        reply = await self._ask(protocol.Feed(records, dict(sandboxes), dict(network_names)))
         self._fed_pid = self.pid
         return reply.failures if isinstance(reply, protocol.Done) else {}
 

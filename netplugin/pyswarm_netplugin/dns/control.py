@@ -58,8 +58,8 @@ class ControlServer:
         match request:
             case protocol.Hello():
                 return protocol.Welcome(protocol.PROTOCOL_VERSION, self._instance_tag, os.getpid())
-            case protocol.SetNetwork(network_id=network_id, records=records):
-                self._table.set_network(network_id, records)
+            case protocol.SetNetwork(network_id=network_id, records=records, name=name):
+                self._table.set_network(network_id, records, name)
             case protocol.RemoveNetwork(network_id=network_id):
                 self._table.remove_network(network_id)
             case protocol.AddSandbox(sandbox_id=sandbox_id, sandbox=sandbox):
@@ -78,7 +78,7 @@ class ControlServer:
 
     def _feed(self, feed: protocol.Feed) -> dict[str, str]:
         for network_id, records in feed.networks.items():
-            self._table.set_network(network_id, records)
+            self._table.set_network(network_id, records, feed.network_names.get(network_id, ""))
         for network_id in self._table.network_ids:
             if network_id not in feed.networks:
                 self._table.remove_network(network_id)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -36,10 +36,11 @@ class Hello(_Message, frozen=True):
 
 
 class SetNetwork(_Message, frozen=True):
-    """The names of a network, all of them: addresses by name."""
+    """The names of a network, all of them: addresses by name. Each may be asked for with the network's own `name` behind it."""
 
     network_id: str
     records: dict[str, tuple[str, ...]]
+    name: str = ""
 
 
 class RemoveNetwork(_Message, frozen=True):
@@ -62,10 +63,11 @@ class RemoveSandbox(_Message, frozen=True):
 
 
 class Feed(_Message, frozen=True):
-    """Everything: what is not in it is dropped, sandboxes that stay keep their sockets."""
+    """Everything: what is not in it is dropped, sandboxes that stay keep their sockets. `network_names` by network id."""
 
     networks: dict[str, dict[str, tuple[str, ...]]]
     sandboxes: dict[str, SandboxConfig]
+    network_names: dict[str, str] = {}
 
 
 class GetStatus(_Message, frozen=True):

@@ -1,6 +1,7 @@
 """What the containers of this node may ask: names by network, networks by sandbox. Pure: no sockets, no clock, no chance.
 
-A name is looked up in the sandbox's networks in their order, first as it stands, then without each of its search suffixes.
+A name is looked up in the sandbox's networks in their order, first as it stands, then without the network's own name behind it
+(`web.app`, as Docker has it), then without each of its search suffixes. An address is answered with that longer name.
 """
 
 import socket
@@ -18,6 +19,7 @@ class SandboxNames(NamedTuple):
 class _Network(NamedTuple):
     addresses: dict[bytes, tuple[bytes, ...]]
     names: dict[bytes, bytes]
+    suffix: bytes
 
 
 class Table:
@@ -37,10 +39,11 @@ class Table:
         """The sandboxes known."""
         return tuple(self._sandboxes)
 
-    def set_network(self, network_id: str, records: Mapping[str, Sequence[str]]) -> None:
+    def set_network(self, network_id: str, records: Mapping[str, Sequence[str]], name: str = "") -> None:
         """Replace a network's names: addresses (with or without a prefix length) by name. Raises ValueError for a bad address."""
-        addresses = {_canonical(name): tuple(map(pack_address, texts)) for name, texts in records.items()}
-        self._networks[network_id] = _Network(addresses, _names_by_address(addresses))
+        addresses = {_canonical(known): tuple(map(pack_address, texts)) for known, texts in records.items()}
+        suffix = b"." + _canonical(name) if name.strip(".") else b""
+        self._networks[network_id] = _Network(addresses, _names_by_address(addresses), suffix)
 
     def remove_network(self, network_id: str) -> None:
         """Forget a network; nothing happens when it is unknown."""
@@ -72,6 +75,12 @@ class Table:
             network = self._networks.get(network_id)
             if network is not None and (found := network.addresses.get(name)) is not None:
                 return found
+        for network_id in network_ids if b"." in name else ():
+            network = self._networks.get(network_id)
+            if network is not None and network.suffix and name.endswith(network.suffix):
+                found = network.addresses.get(name[: -len(network.suffix)])
+                if found is not None:
+                    return found
         return None
 
     def find_name(self, sandbox_id: str, address: bytes) -> bytes | None:
@@ -80,7 +89,7 @@ class Table:
         for network_id in sandbox.network_ids if sandbox else ():
             network = self._networks.get(network_id)
             if network is not None and (name := network.names.get(address)) is not None:
-                return name
+                return name + network.suffix
         return None
 
 

@@ -16,7 +16,7 @@ A, NS, SOA, PTR, MX, AAAA, ANY = 1, 2, 6, 12, 15, 28, 255
 def table() -> Table:
     table = Table()
     table.set_network("n1", {"web": ("10.0.1.2",), "tasks.web": ("10.0.1.3/24", "10.0.1.4"), "web.1.abc": ("10.0.1.3",)})
-    table.set_network("n2", {"Web": ("10.0.2.2",), "db": ("10.0.2.9", "fd00::9")})
+    table.set_network("n2", {"Web": ("10.0.2.2",), "db": ("10.0.2.9", "fd00::9")}, "My.Net")
     table.set_sandbox("both", ["n1", "n2"], ["Example.com.", "."])
     table.set_sandbox("second", ["n2"], [])
     return table
@@ -66,6 +66,13 @@ def ask(table: Table, sandbox_id: str, name: str, type_: int = A) -> tuple[int, 
         ("both", "4.1.0.10.in-addr.arpa", PTR, (NOERROR, ["\5tasks\3web\0"])),
         ("second", "2.1.0.10.in-addr.arpa", PTR, None),
         ("both", "300.1.0.10.in-addr.arpa", PTR, None),
+        ("both", "web.my.net", A, (NOERROR, ["10.0.2.2"])),
+        ("both", "db.MY.net", AAAA, (NOERROR, ["fd00::9"])),
+        ("both", "db.my.net.example.com", A, (NOERROR, ["10.0.2.9"])),
+        ("both", "nosuch.my.net", A, None),
+        ("stranger", "db.my.net", A, None),
+        ("second", "2.2.0.10.in-addr.arpa", PTR, (NOERROR, ["\3web\2my\3net\0"])),
+        ("both", f"9.{'0.' * 27}0.0.d.f.ip6.arpa", PTR, (NOERROR, ["\2db\2my\3net\0"])),
     ],
 )
 def test_answers(table: Table, sandbox_id: str, name: str, type_: int, expected: tuple[int, list[str]] | None) -> None:
