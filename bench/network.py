@@ -22,7 +22,7 @@ from pyswarm_netplugin.driver import NetworkDriver, SandboxRequest
 from pyswarm_netplugin.fake_dns import FakeDNS
 from pyswarm_netplugin.kernel import links
 from pyswarm_netplugin.kernel.linux import LinuxKernel
-from pyswarm_netplugin.kernel.namespaces import Namespaces, enter
+from pyswarm_netplugin.kernel.namespaces import Namespaces, enter, remove_directory
 from pyswarm_netplugin.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
 
 PEERS = 5000
@@ -64,6 +64,7 @@ def own_host(directory: Path) -> LinuxKernel:
         enter(descriptor)
     hosts.remove("host")
     hosts.close()
+    remove_directory(directory / "hosts")
     return LinuxKernel("bench", directory / "run/netns")
 
 

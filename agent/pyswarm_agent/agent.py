@@ -103,6 +103,7 @@ class Agent:
             emit=self._emit,
             clock=self.clock,
             files_of=self._files_of,
+            wait_left_balancers=self._wait_left_balancers,
         )
         self._dialer = SessionDialer(
             self,
@@ -177,11 +178,19 @@ class Agent:
     def session_began(self) -> None:
         """Send again what the last session did not acknowledge."""
         self._reporter.restart()
+        self._views.applied.session_began()
         self._contents.session_began()
 
     async def next_report(self) -> wire.StatusReport:
         """Wait for the next report."""
         return await self._reporter.next_report()
+
+    async def next_views_applied(self) -> wire.ViewsApplied:
+        """Wait until the manager, which asked for it, can be told which network views are in force."""
+        return await self._views.applied.next_answer()
+
+    async def _wait_left_balancers(self, task_id: str) -> None:
+        await self._views.applied.wait_left(self._machine.records[task_id].assignment.attachments)
 
     async def handle(self, message: wire.ManagerMessage) -> None:
         """Take in one message of the manager. Raises FailedPrecondition for one that does not fit: the session must end."""

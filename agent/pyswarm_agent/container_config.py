@@ -30,6 +30,7 @@ from pyswarm_common.host_access import HostAccess, host_access, refusals
 from pyswarm_common.objects import NodePermissions
 from pyswarm_common.specs import SECOND_NS, ResourceAmounts, ResourceRequirements, TaskTemplate
 from pyswarm_common.wire import TaskAssignment
+from pyswarm_netplugin.published_ports.records import PublishedPort
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHORT_ID_LENGTH = 12
@@ -64,6 +65,11 @@ class Sandbox(Protocol):
     @property
     def network_names(self) -> Mapping[str, str]:
         """Names of the overlays that it is on, by id."""
+        ...
+
+    @property
+    def ports(self) -> Sequence[PublishedPort]:
+        """The ports of the host that lead there."""
         ...
 
 
@@ -135,6 +141,7 @@ def build_container_config(
             NetworkConfig(id=a.network_id, name=sandbox.network_names.get(a.network_id, a.network_id), address=a.address)
             for a in assignment.attachments
         ),
+        ports=tuple(sandbox.ports),
     )
 
 

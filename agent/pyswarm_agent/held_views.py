@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pyswarm_agent.applied_views import AppliedViews
 from pyswarm_agent.persistence import Step, failed_of, until_done
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import FailedPrecondition
@@ -38,6 +39,9 @@ class HeldViews:
         self._clock = clock
         self._spawn = spawn
         self._views: dict[str, NetworkView] = {}
+        self._number = 0
+        """Counts the changes of `views`."""
+        self.applied = AppliedViews()
         self._are_in_doubt = False
         self._is_retrying = False
 
@@ -48,7 +52,7 @@ class HeldViews:
 
     def restore(self) -> None:
         """Take up the views of the daemon's last life; what could not be applied then is tried again."""
-        self._views = self._network.views()
+        self._hold(self._network.views())
         self._spawn(self._apply())
 
     def versions(self) -> dict[str, int]:
@@ -69,8 +73,14 @@ class HeldViews:
             raise FailedPrecondition(f"the manager's network views do not fit what this node holds: {error}") from error
         self._are_in_doubt = False
         if views != self._views:
-            self._views = views
+            self._hold(views)
             await asyncio.shield(self._spawn(self._apply()))
+        if message.is_answer_awaited:
+            self.applied.ask(self._number)
+
+    def _hold(self, views: dict[str, NetworkView]) -> None:
+        self._views = views
+        self._number += 1
 
     async def _apply(self) -> None:
         if await failed_of(self._applying()) and not self._is_retrying:
@@ -82,7 +92,12 @@ class HeldViews:
         self._is_retrying = False
 
     def _applying(self) -> Step:
-        return "apply the network views", lambda: self._network.apply_views(self._views)
+        return "apply the network views", self._apply_once
+
+    async def _apply_once(self) -> None:
+        views, number = self._views, self._number
+        await self._network.apply_views(views)
+        self.applied.put(views, number)
 
 
 def _changed(views: Mapping[str, NetworkView], message: Assignments) -> dict[str, NetworkView]:

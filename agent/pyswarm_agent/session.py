@@ -80,6 +80,10 @@ class SessionHandler(Protocol):
         """Wait for the next status report to send."""
         ...
 
+    async def next_views_applied(self) -> wire.ViewsApplied:
+        """Wait until the manager, which asked for it, can be told which network views are in force."""
+        ...
+
     def session_began(self) -> None:
         """A session is open: unacknowledged reports must be sent again."""
         ...
@@ -184,7 +188,9 @@ class SessionDialer:
         self._handler.session_began()
         self._period_s = welcome.heartbeat_period_s
         await self._handler.handle(welcome)
-        await wait_first(self._receive(socket), self._beat(socket), self._report(socket), self._say(socket))
+        await wait_first(
+            self._receive(socket), self._beat(socket), self._report(socket), self._say(socket), self._answer_views(socket)
+        )
 
     def _check_incarnation(self, incarnation: int) -> None:
         seen = self._incarnation()
@@ -231,6 +237,10 @@ class SessionDialer:
     async def _report(self, socket: websocket_client.ClientConnection) -> None:
         while True:
             await socket.send(wire.encode(await self._handler.next_report()))
+
+    async def _answer_views(self, socket: websocket_client.ClientConnection) -> None:
+        while True:
+            await socket.send(wire.encode(await self._handler.next_views_applied()))
 
 
 def open_websocket(address: str, path: str, tls: ssl.SSLContext, patience: Patience = SESSION_PATIENCE) -> websocket_client.connect:

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyswarm_agent.container_config import NodeInfo, allowed_access, build_container_config, container_hostname
 from pyswarm_agent.images import Image, ImageStore
@@ -16,13 +16,15 @@ from pyswarm_agent.placeholders import placeholder_values
 from pyswarm_agent.resolver_config import search_domains
 from pyswarm_agent.runtime import Runtime
 from pyswarm_agent.task_mounts import task_mounts
+from pyswarm_agent.task_ports import given_ports, port_requests
 from pyswarm_agent.volumes.mounting import ContainerMounts
 from pyswarm_common.container_spec import ContainerSpec, DNSConfig
 from pyswarm_common.errors import InvalidArgument, NotFound
 from pyswarm_common.failpoints import failpoint
-from pyswarm_common.specs import TaskTemplate
+from pyswarm_common.specs import PortConfig, TaskTemplate
 from pyswarm_common.wire import TaskAssignment
 from pyswarm_netplugin.driver import Sandbox, SandboxRequest
+from pyswarm_netplugin.published_ports.allocation import PortUnavailable
 
 PARALLEL_STARTS = 4
 
@@ -39,6 +41,13 @@ class Network(Protocol):
         ...
 
 
+class MadeContainer(NamedTuple):
+    """A task's container, and the ports of the node that lead to it."""
+
+    id: str
+    ports: tuple[PortConfig, ...]
+
+
 @dataclass
 class TaskContainers:
     """The containers of this node's tasks. `starts` limits how many are made or started at once."""
@@ -50,8 +59,11 @@ class TaskContainers:
     mounts: ContainerMounts
     starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
 
-    async def make(self, assignment: TaskAssignment, template: TaskTemplate) -> str:
-        """Make everything that the task's container needs, and the container; return its id. Idempotent."""
+    async def make(self, assignment: TaskAssignment, template: TaskTemplate) -> MadeContainer:
+        """Make everything that the task's container needs, and the container. Idempotent.
+
+        Raises PortUnavailable, in Docker's words, when a port of the node that is to lead to it is taken.
+        """
         container_id = container_id_of(assignment.task_id)
         spec = template.container_spec or ContainerSpec()
         allowed_access(spec, self.node())  # before anything is fetched for a container that may not be
@@ -65,8 +77,9 @@ class TaskContainers:
                 attachments=assignment.attachments,
                 search=search_domains(dns),
                 nameservers=tuple(dns.nameservers or ()),
+                ports=port_requests(assignment.host_ports),
             )
-            sandbox = await self.network.attach(request)
+            sandbox = await self._attached(request, assignment, container_id)
             failpoint("task/sandboxed")
             asked = task_mounts(spec, placeholder_values(assignment, self.node()))
             async with self.mounts.prepared(asked, image.config.volumes, container_id) as mounts:
@@ -83,7 +96,16 @@ class TaskContainers:
                 )
                 await self.runtime.create(config)
         failpoint("task/created")
-        return container_id
+        return MadeContainer(container_id, given_ports(assignment.host_ports, sandbox))
+
+    async def _attached(self, request: SandboxRequest, assignment: TaskAssignment, container_id: str) -> Sandbox:
+        try:
+            return await self.network.attach(request)
+        except PortUnavailable as error:
+            raise PortUnavailable(
+                "starting container failed: driver failed programming external connectivity on endpoint "
+                f"{assignment.name} ({container_id}): {error.message}"
+            ) from error
 
     async def remove(self, task_id: str) -> None:
         """Remove the task's container and what was made for it, but for its network. Idempotent."""

@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from pyswarm_common.objects import Record, TaskStatus
+from pyswarm_common.specs import PortConfig
 from pyswarm_common.wire import TaskAssignment
 
 
@@ -35,17 +36,22 @@ class TaskRemoved(Record, frozen=True, kw_only=True):
 
 
 class TaskPrepared(Record, frozen=True, kw_only=True):
-    """Image, network and container are there."""
+    """Image, network and container are there. `ports` of the node lead to it, under the numbers that were given."""
 
     task_id: str
     container_id: str
+    ports: tuple[PortConfig, ...] = ()
 
 
 class PreparationFailed(Record, frozen=True, kw_only=True):
-    """The task cannot run here: no such image, bad spec, no network."""
+    """The task cannot run here: no such image, bad spec, no network.
+
+    `is_failure`: something on the node was in its way that Docker only meets when it starts a container, such as a taken port.
+    """
 
     task_id: str
     error: str
+    is_failure: bool = False
 
 
 class TaskStarted(Record, frozen=True, kw_only=True):

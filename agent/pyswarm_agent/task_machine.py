@@ -6,7 +6,7 @@ them (`task_events.py`). A task has at most one operation under way: while the w
 out by `StopTask`, which the worker answers with `TaskStopped` whatever it interrupted.
 
     ACCEPTED → PREPARING ──TaskPrepared──→ READY ──(wanted running)──→ STARTING ──TaskStarted──→ RUNNING
-                   └──PreparationFailed──→ REJECTED                        └──StartFailed──→ FAILED
+                   └──PreparationFailed──→ REJECTED, FAILED                └──StartFailed──→ FAILED
     STARTING, if the container has a healthcheck ──TaskStarted, TaskHealthy──→ RUNNING
     STARTING, RUNNING ──TaskExited──→ COMPLETE | FAILED
     STARTING, RUNNING ──TaskUnhealthy──StopTask, TaskStopped──→ FAILED
@@ -168,6 +168,8 @@ class TaskMachine:
             return []
         release = ReleaseTask(task_id=task_id, cause=cause)
         self._put(task_id, is_busy=False)
+        if isinstance(event, TaskPrepared):
+            self._put(task_id, status=msgspec.structs.replace(record.status, ports=event.ports))
         match event:
             case TaskPrepared() if record.status.state is TaskState.STARTING:  # the start was cut short, and undone
                 return self._ask(task_id, StartTask(task_id=task_id, cause=cause))
@@ -181,8 +183,10 @@ class TaskMachine:
             case TaskUnhealthy():
                 return self._unhealthy(task_id, event.error, cause)
             case PreparationFailed():
-                state = TaskState.FAILED if record.status.state is TaskState.STARTING else TaskState.REJECTED
-                return [*self._move(task_id, state, now_ns, cause, error=event.error, message="preparing"), release]
+                is_failure = event.is_failure or record.status.state is TaskState.STARTING
+                state = TaskState.FAILED if is_failure else TaskState.REJECTED
+                message = "starting" if event.is_failure else "preparing"
+                return [*self._move(task_id, state, now_ns, cause, error=event.error, message=message), release]
             case StartFailed():
                 return [*self._move(task_id, TaskState.FAILED, now_ns, cause, error=event.error, message="starting"), release]
             case TaskExited():
@@ -269,6 +273,7 @@ class TaskMachine:
             container_id=before.container_id if container_id is None else container_id,
             pid=before.pid if pid is None else pid,
             exit_code=exit_code,
+            ports=() if state.is_terminal else before.ports,
         )
         self._put(task_id, status=status)
         return [ReportStatus(task_id=task_id, status=status, cause=cause)]

@@ -39,13 +39,16 @@ from pyswarm_agent.task_events import (
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import NotFound
 from pyswarm_common.specs import TaskTemplate
+from pyswarm_common.waiting import wait_first
 from pyswarm_common.wire import TaskAssignment
+from pyswarm_netplugin.published_ports.allocation import PortUnavailable
 
 BALANCERS_PAUSE_S = 0.15
-"""From a running task's being told to stop until its stop signal: other nodes' balancers leave it out meanwhile. (Its own node's do
-before, as the views of a message are applied before its tasks.)"""
+"""From a running task's having left the balancers until its stop signal: what they sent it just before is answered, and those of
+nodes that are late, or whose agents do not say when they have let go, get a moment more."""
 UNHEALTHY_PAUSE_S = 0.5
-"""The same for a task that is to be stopped because it is unhealthy, from its report on: managers are yet to hear of it."""
+"""The longest until the stop signal for a task that is to be stopped because it is unhealthy, from its report on: managers are yet
+to hear of it, and this node's balancers to leave it out."""
 
 
 WorkerInstruction: TypeAlias = PrepareTask | StartTask | WatchTask | StopTask | ReleaseTask | ClearTask
@@ -62,6 +65,8 @@ class Worker:
     clock: Clock
     files_of: Callable[[str], Awaitable[Sequence[PrivateFile]]]
     """The files of a task's secrets and configs, once the manager has sent them."""
+    wait_left_balancers: Callable[[str], Awaitable[None]]
+    """Returns when no balancer of this node sends connections to the task."""
 
     def __post_init__(self) -> None:
         self.is_running = asyncio.Event()
@@ -108,7 +113,7 @@ class Worker:
                 await self._watch(task_id)
             case StopTask():
                 if instruction.is_serving:
-                    await self.clock.sleep(UNHEALTHY_PAUSE_S if instruction.is_news else BALANCERS_PAUSE_S)
+                    await self._leave_balancers(instruction)
                 await self._stop(task_id)
             case ReleaseTask():
                 await until_done(self.clock, self._detaching(task_id))
@@ -121,11 +126,12 @@ class Worker:
     async def _prepare(self, assignment: TaskAssignment) -> Event:
         try:
             await self.files_of(assignment.task_id)  # what is missing or wrong is found before the container is made
-            container_id = await self.containers.make(assignment, self.template_of(assignment.task_id))
+            made = await self.containers.make(assignment, self.template_of(assignment.task_id))
         except Exception as error:  # noqa: BLE001  a spec that nobody foresaw is this task's fault alone
             log_failure(error, f"prepare task {assignment.task_id}")
-            return PreparationFailed(task_id=assignment.task_id, error=error_text(error))
-        return TaskPrepared(task_id=assignment.task_id, container_id=container_id)
+            is_failure = isinstance(error, PortUnavailable)
+            return PreparationFailed(task_id=assignment.task_id, error=error_text(error), is_failure=is_failure)
+        return TaskPrepared(task_id=assignment.task_id, container_id=made.id, ports=made.ports)
 
     async def _start(self, task_id: str) -> Event:
         try:
@@ -166,6 +172,12 @@ class Worker:
             return TaskExited(task_id=task_id, exit_code=0, error="task: its container was removed")
         error = "task: out of memory: the container went over its memory limit" if status.oom_killed else status.error
         return TaskExited(task_id=task_id, exit_code=status.exit_code, error=error)
+
+    async def _leave_balancers(self, instruction: StopTask) -> None:
+        if instruction.is_news:
+            longest_s = UNHEALTHY_PAUSE_S - BALANCERS_PAUSE_S
+            await wait_first(self.wait_left_balancers(instruction.task_id), self.clock.sleep(longest_s))
+        await self.clock.sleep(BALANCERS_PAUSE_S)
 
     async def _stop(self, task_id: str) -> None:
         await until_done(self.clock, (f"stop task {task_id}", lambda: self._end_container(task_id)))

@@ -55,6 +55,14 @@ class SimulatedTask:
     """When a manager acknowledged that it runs."""
 
 
+class ViewVersion(msgspec.Struct):
+    """What is read of a network view, or of the change of one."""
+
+    network_id: str
+    version: int = 0
+    to_version: int = 0
+
+
 @dataclass(eq=False)
 class SimulatedAgent:
     """One node; a `SessionHandler` whose containers are imagined."""
@@ -71,6 +79,8 @@ class SimulatedAgent:
     def __post_init__(self) -> None:
         self._reporter = StatusReporter()
         self._sent = wire.StatusReport(number=0, updates=())
+        self._views: dict[str, int] = {}
+        self._awaited = asyncio.Event()
         self.dialer = SessionDialer(self, tls=lambda: self.tls, managers=lambda: self.managers)
 
     def hello(self) -> wire.Hello:
@@ -80,11 +90,19 @@ class SimulatedAgent:
     def session_began(self) -> None:
         """Send again what was not acknowledged."""
         self._reporter.restart()
+        self._views.clear()
+        self._awaited.clear()
 
     async def next_report(self) -> wire.StatusReport:
         """Return the next report, and remember what is in it until it is acknowledged."""
         self._sent = await self._reporter.next_report()
         return self._sent
+
+    async def next_views_applied(self) -> wire.ViewsApplied:
+        """Return the versions of the views that it was sent, as soon as a manager asks."""
+        await self._awaited.wait()
+        self._awaited.clear()
+        return wire.ViewsApplied(versions=self._views)
 
     async def handle(self, message: wire.ManagerMessage) -> None:
         """Take in what the manager says."""
@@ -115,6 +133,11 @@ class SimulatedAgent:
             self._reporter.forget(task_id)
         for assignment in message.tasks:
             self._assign(assignment)
+        for raw in (*message.views, *message.view_deltas):
+            version = msgspec.msgpack.decode(raw, type=ViewVersion)
+            self._views[version.network_id] = version.version or version.to_version
+        if message.is_answer_awaited:
+            self._awaited.set()
 
     def _assign(self, assignment: wire.TaskAssignment) -> None:
         task = self.tasks.get(assignment.task_id)

@@ -62,6 +62,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
         "info": LazyCommand("pyswarm_cli.system.commands:info", "Show this node and its place in the cluster."),
         "version": LazyCommand("pyswarm_cli.system.commands:version", "Show the versions of this command and of the daemon."),
         "simulate": LazyCommand("pyswarm_cli.system.simulate:simulate", "Ask an imagined cluster what would happen."),
+        "debug": LazyCommand("pyswarm_cli.debug.commands:debug", "What a node's network should be, and what it is."),
         "lab": LazyCommand("pyswarm_cli.lab.commands:lab", "Hosts on this machine, for trying and testing."),
     },
 )

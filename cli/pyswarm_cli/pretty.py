@@ -13,9 +13,12 @@ def print_members(members: Mapping[str, Any]) -> None:
 
 
 def member_lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Yield `Name: value` for each member; inner ones indented; those that are None, "" or empty are left out."""
+    """Yield `Name: value` for each member; inner ones indented; those that are None, "" or empty are left out.
+
+    A list is one of points; a tuple is of lines, printed as they are.
+    """
     for name, value in members.items():
-        if value is None or value in ("", {}, []):
+        if value is None or value in ("", {}, [], ()):
             continue
         if isinstance(value, Mapping):
             inner = list(member_lines(value, indent + " "))
@@ -25,5 +28,8 @@ def member_lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
         elif isinstance(value, list):
             yield f"{indent}{name}:"
             yield from (f"{indent} - {each}" for each in value)
+        elif isinstance(value, tuple):
+            yield f"{indent}{name}:"
+            yield from (f"{indent} {each}" for each in value)
         else:
             yield f"{indent}{name}: {value}"

@@ -19,14 +19,20 @@ class AttachRequest(Record, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     address: str = ""
     """The one to have, without prefix length; "" for any."""
+    mac: str = ""
+    """The hardware address to have; "" for the one that is made of the address."""
 
 
 class AttachAnswer(Record, frozen=True, kw_only=True):
-    """The container's address, with prefix length. The network's view comes in the node's session."""
+    """The container's address, with prefix length, and MAC address if it asked for one.
+
+    The network's view comes in the node's session.
+    """
 
     network_id: str
     network_name: str
     address: str
+    mac: str = ""
 
 
 class DetachRequest(Record, frozen=True, kw_only=True):

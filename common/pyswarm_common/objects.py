@@ -86,7 +86,10 @@ class NodeDescription(Record, frozen=True, kw_only=True):
     encryption: Literal["", "kernel", "userspace"] = ""
     """By which WireGuard the node can carry encrypted overlays; "" when it cannot."""
     wireguard_key: str = ""
-    """The public key (base64) of the node's WireGuard interface."""
+    wireguard_port: int = 0
+    """The public key (base64) of the node's WireGuard interface, and the UDP port that it listens on, at the data path address."""
+    encryption_problem: str = ""
+    """Why the node cannot carry encrypted overlays."""
 
 
 NodeReadiness: TypeAlias = Literal["unknown", "down", "ready", "disconnected"]
@@ -280,7 +283,7 @@ class Task(Object, frozen=True, kw_only=True):
     generic_resources: tuple[GenericResource, ...] = ()
     """What it was given of its node's generic resources."""
     host_ports: tuple[PortConfig, ...] = ()
-    """The ports of its node that it was given (publish mode host, with a published port) and holds until it has ended."""
+    """The ports of its node that it was given (publish mode host) and holds until it has ended; 0 for those the node chooses."""
     recent_failures: tuple[TaskFailure, ...] = ()
     """What failed in its slot under this task spec shortly before it was placed: the history limit may cut the tasks themselves."""
     state_times: bytes = b""
@@ -376,6 +379,10 @@ class Cluster(Object, frozen=True, kw_only=True):
     default_address_pool: str = "10.0.0.0/8"
     subnet_prefix_length: int = 24
     data_path_port: int = 4789
+    network_key: str = ""
+    """The key of encrypted overlays (base64), beside the nodes' own: nodes get it, the API never shows it. Made, and made anew:"""
+    network_key_at_ns: int = 0
+    network_key_period_s: float = 12 * 3600.0
 
 
 AnyObject: TypeAlias = Node | Service | Task | TaskSpec | Network | Cluster | Secret | Config

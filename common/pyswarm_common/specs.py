@@ -233,6 +233,11 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
         return self.mode_name == "replicated"
 
     @property
+    def publishes_in_mesh(self) -> bool:
+        """Whether it has published ports in the routing mesh: then it and its tasks have a place on the ingress network."""
+        return any(port.publish_mode == "ingress" for port in (self.endpoint_spec.ports if self.endpoint_spec else None) or ())
+
+    @property
     def endpoint_mode(self) -> str:
         """`vip` or `dnsrr`."""
         return (self.endpoint_spec.mode if self.endpoint_spec else "") or "vip"

@@ -9,11 +9,23 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from pyswarm_common.network_view import BackendsChange as BackendsChange
+from pyswarm_common.network_view import Balancing as Balancing
+from pyswarm_common.network_view import Endpoint as Endpoint
+from pyswarm_common.network_view import MeshPort as MeshPort
+from pyswarm_common.network_view import NetworkView as NetworkView
+from pyswarm_common.network_view import NetworkViewDelta as NetworkViewDelta
+from pyswarm_common.network_view import NodeKey as NodeKey
+from pyswarm_common.network_view import ServiceEndpoints as ServiceEndpoints
+from pyswarm_common.network_view import apply_view_delta as apply_view_delta
+from pyswarm_common.network_view import view_delta as view_delta
 from pyswarm_common.objects import NetworkAttachment, NodeDescription, Record, TaskStatus
 from pyswarm_common.specs import GenericResource, PortConfig
 from pyswarm_common.task_states import TaskState
 
-PROTOCOL_VERSIONS = (1,)
+PROTOCOL_VERSIONS = (1, 2)
+VIEW_ANSWERS_VERSION = 2
+"""From this one on agents answer `Assignments.is_answer_awaited` with `ViewsApplied`, and know all that view deltas may say."""
 CA_PATH = "/ca"
 JOIN_PATH = "/join"
 SESSION_PATH = "/session"
@@ -116,83 +128,6 @@ class ManagerHealth(Record, frozen=True, kw_only=True):
     """Of the cluster that it belongs to: one with a lower incarnation was given up."""
 
 
-class Endpoint(Record, frozen=True, kw_only=True):
-    """One task's place on a network: its address with prefix, the host that carries it, and the task's name.
-
-    `aliases`: further names, of a single container, which it may share with others. `mac`: its hardware address, "" for the one
-    that is made of the address (`naming.mac_of`).
-    """
-
-    address: str
-    data_path_address: str
-    name: str = ""
-    aliases: tuple[str, ...] = ()
-    mac: str = ""
-
-
-class MeshPort(Record, frozen=True, kw_only=True):
-    """A port that every node publishes for a service, and the port of the tasks behind it."""
-
-    protocol: str = "tcp"
-    published_port: int
-    target_port: int
-
-
-Balancing: TypeAlias = Literal["round-robin", "source-hash"]
-
-
-class ServiceEndpoints(Record, frozen=True, kw_only=True):
-    """A service's names on a network, its VIP ("" under dnsrr) and the addresses of its running tasks, sorted.
-
-    `ports`: on the ingress network alone, what the routing mesh publishes; there the names mean nothing.
-    """
-
-    names: tuple[str, ...]
-    virtual_ip: str = ""
-    backends: tuple[str, ...] = ()
-    balancing: Balancing = "round-robin"
-    ports: tuple[MeshPort, ...] = ()
-
-
-class NetworkView(Record, frozen=True, kw_only=True):
-    """Everything a node must know of one overlay: `endpoints` by task id, `services` by service id.
-
-    `gateways`, by node id: on the ingress network, the nodes' own addresses, from which the routing mesh reaches tasks, and to
-    which their answers return. `node_keys`, by data path address: on an encrypted network, the nodes' WireGuard keys.
-    """
-
-    network_id: str
-    name: str
-    version: int
-    vni: int
-    subnet: str
-    gateway: str
-    data_path_port: int = 4789
-    internal: bool = False
-    further_subnets: tuple[str, ...] = ()
-    ipv6_subnet: str = ""
-    mtu_bytes: int = 0
-    """Of the containers' interfaces; 0: what this node's underlay allows."""
-    is_ingress: bool = False
-    is_encrypted: bool = False
-    gateways: dict[str, Endpoint] = {}
-    node_keys: dict[str, str] = {}
-    endpoints: dict[str, Endpoint] = {}
-    services: dict[str, ServiceEndpoints] = {}
-
-
-class NetworkViewDelta(Record, frozen=True, kw_only=True):
-    """The change from one version of a view to a later one."""
-
-    network_id: str
-    from_version: int
-    to_version: int
-    endpoints: dict[str, Endpoint] = {}
-    removed_endpoints: tuple[str, ...] = ()
-    services: dict[str, ServiceEndpoints] = {}
-    removed_services: tuple[str, ...] = ()
-
-
 class TaskAssignment(Record, frozen=True, kw_only=True):
     """A task as its agent needs it."""
 
@@ -257,9 +192,10 @@ class StatusReport(Message, frozen=True, kw_only=True):
 
 
 class ViewsApplied(Message, frozen=True, kw_only=True):
-    """Agent: these versions of network views, by network id, are in force here.
+    """Agent: these versions of network views, by network id, are in force here; those that this session has not said yet.
 
-    A manager tells a task to stop only when the nodes that balance over it have let go of it, or a short time has passed.
+    Sent when a manager asked (`Assignments.is_answer_awaited`): it tells a task to stop only when the nodes that balance over it
+    have let go of it, or a short time has passed.
     """
 
     versions: dict[str, int]
@@ -296,6 +232,8 @@ class NodeState(Message, frozen=True, kw_only=True):
     """Managers: it is this member's turn to be restarted, to take up the roots to trust."""
     certificate_serials: tuple[str, ...] | None = None
     """The node's certificates that were not revoked, in hex: renew the present one when it is not among them. None: not said."""
+    network_key: str = ""
+    """The cluster's key of encrypted overlays (base64), a secret that every two nodes share beside their own pairs."""
 
 
 class Assignments(Message, frozen=True, kw_only=True):
@@ -317,6 +255,8 @@ class Assignments(Message, frozen=True, kw_only=True):
     removed_views: tuple[str, ...] = ()
     contents: dict[str, FileContent] = {}
     removed_contents: tuple[str, ...] = ()
+    is_answer_awaited: bool = False
+    """Whether a task waits, elsewhere perhaps, for what these views say: answer with `ViewsApplied` once they are in force."""
 
 
 class StatusAcknowledgement(Message, frozen=True, kw_only=True):
@@ -410,29 +350,3 @@ def decode_agent_message(data: bytes) -> AgentMessage:
 def decode_manager_message(data: bytes) -> ManagerMessage:
     """Return what a manager sent. Raises msgspec.DecodeError."""
     return _manager_decoder.decode(data)
-
-
-def apply_view_delta(view: NetworkView, delta: NetworkViewDelta) -> NetworkView:
-    """Return the view after the delta. Raises ValueError when the delta starts from another version."""
-    if view.version != delta.from_version:
-        raise ValueError(f"network {view.network_id}: delta from {delta.from_version} does not fit version {view.version}")
-    endpoints = {**view.endpoints, **delta.endpoints}
-    services = {**view.services, **delta.services}
-    for task_id in delta.removed_endpoints:
-        endpoints.pop(task_id, None)
-    for service_id in delta.removed_services:
-        services.pop(service_id, None)
-    return msgspec.structs.replace(view, version=delta.to_version, endpoints=endpoints, services=services)
-
-
-def view_delta(before: NetworkView, after: NetworkView) -> NetworkViewDelta:
-    """Return the change that makes `after` of `before`."""
-    return NetworkViewDelta(
-        network_id=after.network_id,
-        from_version=before.version,
-        to_version=after.version,
-        endpoints={k: v for k, v in after.endpoints.items() if before.endpoints.get(k) != v},
-        removed_endpoints=tuple(k for k in before.endpoints if k not in after.endpoints),
-        services={k: v for k, v in after.services.items() if before.services.get(k) != v},
-        removed_services=tuple(k for k in before.services if k not in after.services),
-    )

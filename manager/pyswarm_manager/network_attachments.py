@@ -16,12 +16,15 @@ from pyswarm_common.attachment_messages import AttachAnswer, AttachRequest, Deta
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
 from pyswarm_common.ids import OBJECT_ID_LENGTH, new_id
+from pyswarm_common.network_options import parse_mac
 from pyswarm_common.objects import Network, NetworkAttachment, Task, TaskSpec, TaskStatus
 from pyswarm_common.state_times import with_state_time
 from pyswarm_common.task_states import TaskState
 from pyswarm_common.waiting import wait_first
-from pyswarm_manager.allocator.address_book import AddressBook
+from pyswarm_manager.allocator.address_book import AddressBook, exhausted
 from pyswarm_manager.allocator.ipam import PoolError, parse_address
+from pyswarm_manager.allocator.service_addresses import ServiceAddresses
+from pyswarm_manager.allocator.subnets import grown, is_growing, mac_refusal
 from pyswarm_manager.store.leadership import no_leader
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.tables import View
@@ -85,7 +88,7 @@ def attach(tx: Transaction, node_id: str, request: AttachRequest, last_given: Ma
     held = known.attachments[0]
     if held.network_id != network.id:
         raise InvalidArgument(f"attachment {request.attachment_id} is on another network")
-    return AttachAnswer(network_id=network.id, network_name=network.name, address=held.address)
+    return AttachAnswer(network_id=network.id, network_name=network.name, address=held.address, mac=held.mac)
 
 
 def detach(tx: Transaction, node_id: str, attachment_ids: tuple[str, ...]) -> None:
@@ -116,17 +119,46 @@ def _new_task(tx: Transaction, node_id: str, request: AttachRequest, network: Ne
         task_spec_id=spec.id,
         node_id=node_id,
         attached_container_id=request.container_id,
-        attachments=(NetworkAttachment(network_id=network.id, address=_address(book, request, network)),),
+        attachments=(_attachment(tx, book, request, network),),
         status=status,
         state_times=with_state_time(b"", status.state, status.at_ns),
     )
+
+
+def _attachment(tx: Transaction, book: AddressBook, request: AttachRequest, network: Network) -> NetworkAttachment:
+    mac = parse_mac(request.mac) if request.mac else ""
+    if mac:
+        _check_mac(tx, book, network, mac)
+    return NetworkAttachment(network_id=network.id, address=_address(book, request, _with_room(tx, book, network)), mac=mac)
+
+
+def _check_mac(tx: Transaction, book: AddressBook, network: Network, mac: str) -> None:
+    refusal = mac_refusal(network, mac)
+    if refusal:
+        raise InvalidArgument(refusal)
+    holder = book.take_mac(network, mac, "another container")
+    for service_id, place in tx.derived(ServiceAddresses).on(network.id).items():
+        holder = holder or (f"service {service_id}" if place.fixed.mac == mac else "")
+    if holder:
+        raise FailedPrecondition(f"MAC address {mac} is already in use on network {network.name}, by {holder}")
+
+
+def _with_room(tx: Transaction, book: AddressBook, network: Network) -> Network:
+    """The network, with a further subnet when it is nearly full: the allocator does the same for tasks of services."""
+    if not (is_growing(network) and book.needs_room(network)):
+        return network
+    larger = grown(tx.cluster, network, [other for other in tx.networks if other.id != network.id])
+    if larger is None:
+        return network
+    book.note_growth(larger)
+    return tx.update(larger)
 
 
 def _address(book: AddressBook, request: AttachRequest, network: Network) -> str:
     if not request.address:
         address = book.give(network)
         if address is None:
-            raise FailedPrecondition(f"no address is left in network {network.name} ({network.subnet})")
+            raise FailedPrecondition(exhausted(network))
         return address
     try:
         address = book.take(network, request.address)

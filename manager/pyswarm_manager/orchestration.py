@@ -3,6 +3,7 @@
 from pyswarm_common.clock import Clock
 from pyswarm_manager.allocator.loop import Allocator
 from pyswarm_manager.dispatcher.orphaning.loop import Orphaning
+from pyswarm_manager.key_manager.loop import KeyManager
 from pyswarm_manager.loops import ControlLoop
 from pyswarm_manager.orchestrator.constraint_enforcer.loop import ConstraintEnforcer
 from pyswarm_manager.orchestrator.global_service.loop import GlobalOrchestrator
@@ -25,6 +26,7 @@ LOOP_TYPES: tuple[type[ControlLoop], ...] = (
     Rebalancer,
     JobOrchestrator,
     ScheduleKeeper,
+    KeyManager,
 )
 
 

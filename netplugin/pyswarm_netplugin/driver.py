@@ -9,77 +9,53 @@ It remembers views and sandboxes on disk and finds everything else in the kernel
 moment while containers go on talking. One lock orders all changes; a thread of its own carries them out.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
 from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
-from pyswarm_common.objects import NetworkAttachment, Record
 from pyswarm_common.wire import NetworkView
 from pyswarm_netplugin import naming
+from pyswarm_netplugin.audit.driver_audit import DriverAudit
+from pyswarm_netplugin.audit.watch import NetworkWatch
+from pyswarm_netplugin.audit.yielding import BusyLock
 from pyswarm_netplugin.converger import Converger
 from pyswarm_netplugin.desired import (
-    RESOLV_CONF,
     DesiredBuilder,
     SandboxRecord,
     Underlay,
     has_egress,
-    hosts_file,
 )
 from pyswarm_netplugin.dns.protocol import SandboxConfig
-from pyswarm_netplugin.egress import choose_address, choose_subnet, gateway_of
+from pyswarm_netplugin.egress import choose_address, choose_subnet, gateway_of, random_ipv6_subnet
 from pyswarm_netplugin.kernel.interface import Kernel
 from pyswarm_netplugin.kernel.linux import LinuxKernel
 from pyswarm_netplugin.kernel.namespaces import remove_directory
 from pyswarm_netplugin.memory import EgressMemory, Memory
+from pyswarm_netplugin.mesh.gateway import MeshGateway
+from pyswarm_netplugin.mesh.records import MESH_SANDBOX_ID
 from pyswarm_netplugin.name_service import DNS, Everything, NameService
 from pyswarm_netplugin.names import records_of
 from pyswarm_netplugin.operations import HOST_SCOPE, PORTS_SCOPE, overlay_scope, sandbox_scope
-from pyswarm_netplugin.published_ports.allocation import allocate, random_start
-from pyswarm_netplugin.published_ports.records import PortRequest, PublishedPort
+from pyswarm_netplugin.overlay_links import twin_with_prefix
+from pyswarm_netplugin.published_ports.holding import reserve_again, reserve_free
+from pyswarm_netplugin.published_ports.records import PortRequest
 from pyswarm_netplugin.published_ports.reservations import Reservations
+from pyswarm_netplugin.sandboxes import Sandbox as Sandbox
+from pyswarm_netplugin.sandboxes import SandboxRequest as SandboxRequest
+from pyswarm_netplugin.sandboxes import sandbox_of
+from pyswarm_netplugin.secure.operations import SECURE_SCOPE
+from pyswarm_netplugin.secure.side import SecureSide
 from pyswarm_netplugin.state import Egress, State
 
 _log = structlog.get_logger()
-
-
-class SandboxRequest(Record, frozen=True, kw_only=True):
-    """A container's place in the network: `id` is the task's; interfaces eth0, eth1 … in the order of the attachments.
-
-    `is_closed`: it has no way out. `ports` of the host are to lead to it.
-    """
-
-    id: str
-    hostname: str
-    attachments: tuple[NetworkAttachment, ...] = ()
-    is_closed: bool = False
-    ports: tuple[PortRequest, ...] = ()
-    search: tuple[str, ...] = ()
-    """Domains that its resolver may append to names."""
-    nameservers: tuple[str, ...] = ()
-    """Where its names are looked up that are none of its networks', from its namespace; () for the host's nameservers."""
-
-
-class Sandbox(Record, frozen=True, kw_only=True):
-    """A namespace that is ready: its path, and the contents of two files for the container.
-
-    `address` is that of its way out, with prefix length, "" without one; `ports` of the host lead there.
-    """
-
-    id: str
-    netns_path: str
-    resolv_conf: str
-    hosts: str
-    address: str = ""
-    ports: tuple[PublishedPort, ...] = ()
-    network_names: dict[str, str] = {}
-    """Names of the overlays that it is on, by id."""
+T = TypeVar("T")
 
 
 class NetworkDriver:
@@ -95,7 +71,9 @@ class NetworkDriver:
         data_path_port: int = 4789,
         egress_pool: str = "172.19.0.0/16",
         dns: DNS,
+        node_id: str = "",
         make_kernel: Callable[[], Kernel] | None = None,
+        watch: NetworkWatch | None = None,
     ) -> None:
         self._tag = naming.check_tag(instance_tag)
         self._netns_directory = runtime_dir / "netns"
@@ -105,8 +83,9 @@ class NetworkDriver:
         self._egress_pool = egress_pool
         self._names = NameService(dns, self._everything_named)
         self._dns = dns
-        self._converger = Converger(make_kernel or partial(LinuxKernel, self._tag, self._netns_directory))
-        self._lock = asyncio.Lock()
+        self._converger = Converger(make_kernel or partial(LinuxKernel, self._tag, self._netns_directory), self._tag)
+        self._lock = BusyLock()
+        self.secure = SecureSide(data_dir / "network/wireguard", data_path_address, self._converger, self._lock, self._converge)
         self._views: dict[str, NetworkView] = {}
         self._records: dict[str, SandboxRecord] = {}
         self._builder: DesiredBuilder | None = None
@@ -115,6 +94,11 @@ class NetworkDriver:
         self._egress_subnet = ""
         self._last_egress_address = ""
         self._reservations = Reservations()
+        self.mesh = MeshGateway(node_id, self._memory, self._reservations)
+        self._watch = watch
+        self.auditing = DriverAudit(
+            self._tag, self._netns_directory, self._lock, self._converger, self._desired, self.views, self._reservations.holds
+        )
 
     async def start(self) -> None:
         """Adopt what runs, repair what is broken, remove what nothing wants, start the DNS.
@@ -129,14 +113,37 @@ class NetworkDriver:
             self._egress_subnet = self._choose_egress(host.routes)
             self._builder = DesiredBuilder(
                 Underlay(address=self._data_path_address, port=self._data_path_port, mtu_bytes=host.mtu_bytes),
-                Egress(address=gateway_of(self._egress_subnet), mtu_bytes=host.mtu_bytes),
+                self._egress_of(host.mtu_bytes),
             )
             self._views = self._memory.views()
             self._wanted = frozenset(self._views)
             self._adopt(observed)
-            await self._converger.in_thread(self._reserve_again)
+            ports = [port for record in self._records.values() for port in record.ports]
+            await self._converger.in_thread(partial(reserve_again, self._reservations, ports))
+            await self._keep_mesh()
             await self._converge()
         await self._names.start()
+        self.auditing.begin(self._watch)
+        self.mesh.begin(self._retry_mesh_ports)
+
+    async def in_host(self, function: Callable[[], T]) -> T:
+        """Run a function on the thread that is in the host's namespace, between changes."""
+        async with self._lock:
+            self._converger.note_change()
+            return await self._converger.in_thread(function)
+
+    def is_on_networks(self) -> bool:
+        """Whether a sandbox is on a network."""
+        return any(record.attachments for record in self._records.values() if record.id != MESH_SANDBOX_ID)
+
+    def record(self, sandbox_id: str) -> SandboxRecord | None:
+        """Return what is remembered of a sandbox that stands."""
+        return self._records.get(sandbox_id)
+
+    @property
+    def underlay_mtu_bytes(self) -> int:
+        """The MTU of the interface with the data path address; 0 before `start`."""
+        return self._builder.underlay.mtu_bytes if self._builder is not None else 0
 
     def views(self) -> dict[str, NetworkView]:
         """Return the views that are applied, by network id: after `start`, those of the last life."""
@@ -144,7 +151,7 @@ class NetworkDriver:
 
     def sandboxes(self) -> frozenset[str]:
         """Return the ids of the sandboxes that stand."""
-        return frozenset(self._records)
+        return frozenset(self._records) - {MESH_SANDBOX_ID}
 
     async def apply_views(self, views: Mapping[str, NetworkView]) -> None:
         """Make the networks as these views say: the full set. A network that is not in it stays while a sandbox uses it.
@@ -161,6 +168,7 @@ class NetworkDriver:
                     merged[network_id] = view
             self._views = merged
             self._wanted = frozenset(views)
+            await self._keep_mesh()
             removed = self._drop_unused_views()
             changed = [view for network_id, view in self._views.items() if before.get(network_id) is not view]
             await self._converger.in_thread(partial(self._remember_views, changed, removed))
@@ -176,12 +184,16 @@ class NetworkDriver:
             record = self._record_for(request)
             if request.ports:
                 record = await self._converger.in_thread(partial(self._with_ports, record, request.ports))
+            known = self._records.get(record.id)
             self._records[record.id] = record
             self._memory.put_sandbox(record)
             error = self._error_for(record, await self._converge())
             if error is not None:
                 del self._records[record.id]
-                await self._forget([record.id])
+                if known is not None:  # a container is in it: it keeps what it had
+                    self._records[record.id] = known
+                    self._memory.put_sandbox(known)
+                await self._forget([] if known is not None else [record.id])
                 raise error
         path = self._netns_path(record.id)
         networks = tuple(attachment.network_id for attachment in record.attachments)
@@ -194,15 +206,7 @@ class NetworkDriver:
         return None if record is None else self._sandbox_of(record)
 
     def _sandbox_of(self, record: SandboxRecord) -> Sandbox:
-        return Sandbox(
-            id=record.id,
-            netns_path=self._netns_path(record.id),
-            resolv_conf=RESOLV_CONF,
-            hosts=hosts_file(record),
-            address=record.egress_address,
-            ports=record.ports,
-            network_names={a.network_id: self._views[a.network_id].name for a in record.attachments if a.network_id in self._views},
-        )
+        return sandbox_of(record, self._netns_path(record.id), self._views)
 
     async def detach(self, sandbox_id: str) -> None:
         """Remove the sandbox; fine when there is none. Raises Unavailable when the kernel refuses; then try again."""
@@ -210,10 +214,12 @@ class NetworkDriver:
 
     async def sweep(self, kept: AbstractSet[str]) -> None:
         """Remove all sandboxes but those with these ids."""
-        await self._detach([sandbox_id for sandbox_id in self._records if sandbox_id not in kept])
+        await self._detach([sandbox_id for sandbox_id in self.sandboxes() if sandbox_id not in kept])
 
     async def close(self) -> None:
         """Let go: containers, their names and their traffic go on without this process."""
+        self.auditing.end()
+        self.mesh.end()
         await self._names.close()
         async with self._lock:
             self._reservations.keep_only(())
@@ -225,6 +231,8 @@ class NetworkDriver:
         Two rounds: the kernel removes a namespace's links in its own time, the second round does not wait for that. The host goes
         on forwarding (`ip_forward`), as others may rely on it by now. Raises Unavailable for what could not be removed.
         """
+        self.auditing.end()
+        self.mesh.end()
         await self._names.stop()
         async with self._lock:
             self._records, self._views = {}, {}
@@ -240,16 +248,27 @@ class NetworkDriver:
             raise Unavailable("; ".join(f"{scope}: {error.message}" for scope, error in failures.items()))
 
     async def _converge(self) -> dict[str, PyswarmError]:
+        await self.secure.prepare(self._views)
+        return await self._converger.converge(self._desired())
+
+    def _desired(self) -> State:
         if self._builder is None:
             raise RuntimeError("the network driver was not started")
-        return await self._converger.converge(self._builder.build(self._views, self._records.values()))
+        state = self._builder.build(self._views, self._records.values())
+        return self.secure.added_to(state, self._views, self._builder.underlay.mtu_bytes)
 
     def _choose_egress(self, routes: tuple[str, ...]) -> str:
-        subnet = self._memory.egress().subnet
-        if not subnet:
-            subnet = choose_subnet(self._egress_pool, routes)
-            self._memory.put_egress(EgressMemory(subnet=subnet))
+        known = self._memory.egress()
+        subnet = known.subnet or choose_subnet(self._egress_pool, routes)
+        chosen = EgressMemory(subnet=subnet, ipv6_subnet=known.ipv6_subnet or random_ipv6_subnet())
+        if chosen != known:
+            self._memory.put_egress(chosen)
         return subnet
+
+    def _egress_of(self, mtu_bytes: int) -> Egress:
+        gateway = gateway_of(self._egress_subnet)
+        ipv6_address = twin_with_prefix(self._memory.egress().ipv6_subnet, gateway)
+        return Egress(address=gateway, ipv6_address=ipv6_address, mtu_bytes=mtu_bytes)
 
     def _adopt(self, observed: State) -> None:
         for sandbox_id, record in self._memory.sandboxes().items():
@@ -282,12 +301,11 @@ class NetworkDriver:
                 raise NotFound(f"network {attachment.network_id} is not on this node: no view of it was applied")
         known = self._records.get(request.id)
         egress_address = known.egress_address if known is not None else ""
-        if request.is_closed or not has_egress(request.attachments, self._views):
+        has_way_out = request.placement.has_way_out or has_egress(request.attachments, self._views)
+        if request.is_closed or not has_way_out:
             egress_address = ""
         elif not egress_address:
-            used = [record.egress_address for record in self._records.values() if record.egress_address]
-            egress_address = choose_address(self._egress_subnet, used, self._last_egress_address)
-            self._last_egress_address = egress_address
+            egress_address = self._next_egress_address()
         return SandboxRecord(
             id=request.id,
             hostname=request.hostname,
@@ -295,29 +313,35 @@ class NetworkDriver:
             egress_address=egress_address,
             search=request.search,
             nameservers=request.nameservers,
+            placement=request.placement,
         )
+
+    def _next_egress_address(self) -> str:
+        used = [record.egress_address for record in self._records.values() if record.egress_address]
+        self._last_egress_address = choose_address(self._egress_subnet, used, self._last_egress_address)
+        return self._last_egress_address
+
+    async def _keep_mesh(self) -> bool:
+        wanted = [view for network_id, view in self._views.items() if network_id in self._wanted]
+        record_for = partial(self.mesh.record_for, wanted, self._records, self._next_egress_address)
+        return self.mesh.keep(self._records, await self._converger.in_thread(record_for))
+
+    async def _retry_mesh_ports(self) -> None:
+        async with self._lock:
+            if await self._keep_mesh():
+                await self._converge()
 
     def _with_ports(self, record: SandboxRecord, requests: tuple[PortRequest, ...]) -> SandboxRecord:
         known = self._records.get(record.id)
         if known is not None and known.ports:
             return msgspec.structs.replace(record, ports=known.ports)
         taken = [port for other in self._records.values() for port in other.ports]
-        try:
-            ports = allocate(requests, taken, self._reservations.reserve, random_start(record.id))
-        except PyswarmError:
-            self._reservations.keep_only(taken)
-            raise
-        return msgspec.structs.replace(record, ports=ports)
-
-    def _reserve_again(self) -> None:
-        for port in (port for record in self._records.values() for port in record.ports):
-            try:
-                self._reservations.reserve(port)
-            except OSError as error:
-                _log.warning("network.port_not_reserved", port=port.host_port, protocol=port.protocol, error=str(error))
+        return msgspec.structs.replace(record, ports=reserve_free(self._reservations, requests, taken, record.id))
 
     def _error_for(self, record: SandboxRecord, failures: Mapping[str, PyswarmError]) -> PyswarmError | None:
         scopes = [sandbox_scope(record.id), *(overlay_scope(a.network_id) for a in record.attachments)]
+        if any(self._views[a.network_id].is_encrypted for a in record.attachments):
+            scopes.insert(0, SECURE_SCOPE)
         if record.egress_address:
             scopes.append(HOST_SCOPE)
         if record.ports:
@@ -367,6 +391,7 @@ class NetworkDriver:
                 record.nameservers,
             )
             for record in self._records.values()
+            if record.id != MESH_SANDBOX_ID
         }
         records = {network_id: records_of(view) for network_id, view in self._views.items()}
         return records, configs, {network_id: view.name for network_id, view in self._views.items()}

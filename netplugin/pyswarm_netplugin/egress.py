@@ -1,6 +1,7 @@
 """Addresses of the sandboxes' way out, chosen by each node for itself: a subnet, its gateway, one address a sandbox; pure."""
 
 import ipaddress
+import os
 from collections.abc import Collection, Iterable
 
 from pyswarm_common.errors import FailedPrecondition, InvalidArgument
@@ -24,6 +25,12 @@ def choose_subnet(pool: str, taken: Iterable[str]) -> str:
         if not any(block.overlaps(other) for other in used):
             return str(block)
     raise FailedPrecondition(f"no free subnet for the containers' way out: {pool} and those after it overlap routes of this host")
+
+
+def random_ipv6_subnet() -> str:
+    """Return a subnet of the private range fd00::/8 (RFC 4193) that nobody else has chosen: 40 random bits."""
+    network = b"\xfd" + os.urandom(5) + bytes(10)
+    return f"{ipaddress.IPv6Address(network)}/64"
 
 
 def gateway_of(subnet: str) -> str:

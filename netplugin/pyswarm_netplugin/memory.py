@@ -20,9 +20,10 @@ _T = TypeVar("_T", bound=Record)
 
 
 class EgressMemory(Record, frozen=True, kw_only=True):
-    """The subnet that this node chose for its sandboxes' way out."""
+    """The subnets that this node chose for its sandboxes' way out."""
 
     subnet: str = ""
+    ipv6_subnet: str = ""
 
 
 class Memory:

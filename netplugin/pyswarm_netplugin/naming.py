@@ -7,14 +7,26 @@ finds its own things. Interface names have at most 15 characters; the instance t
 import hashlib
 import ipaddress
 import re
+import socket
 
 from pyswarm_common.errors import InvalidArgument
 
 OVERLAY_BRIDGE = "br0"
 OVERLAY_TUNNEL = "vxlan0"
+HOST_PORT = "host0"
+"""The port of an overlay's bridge behind which is the host, on networks of one node."""
+TRUNK_PORT = "trunk0"
+"""The port of an overlay's bridge behind which is another driver's bridge of the same network."""
 SANDBOX_TABLE = "pyswarm"
+IPV6_GUARD_TABLE = "pyswarm_ipv6guard"
+"""In the host's namespace, of all instances together; no tag is that long."""
 OVERLAY_PREFIX = "o-"
 SANDBOX_PREFIX = "s-"
+SECURE_NAMESPACE = "secure"
+SECURE_INTERFACE = "wg0"
+
+SOURCE_HASH_PREFIX, IN_TURN_PREFIX = "h", "t"
+"""Of the names of balancers' chains, by the way in which they balance."""
 
 _TAG = re.compile(r"[a-z0-9]{4,6}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -39,9 +51,19 @@ def address_of(interface: str) -> str:
     return interface.partition("/")[0]
 
 
-def mac_of(address: str) -> bytes:
-    """Return the hardware address of an IPv4 address: 02:42 and its four bytes, as Docker has it."""
-    return b"\x02\x42" + ipaddress.IPv4Address(address).packed
+def is_ipv6(address: str) -> bool:
+    """Whether an address, with or without prefix length, is one of IPv6."""
+    return ":" in address
+
+
+def mac_of(address: str, own: str = "") -> bytes:
+    """Return the hardware address of an IPv4 address: its `own`, or 02:42 and its four bytes, as Docker has it."""
+    return bytes.fromhex(own.replace(":", "")) if own else b"\x02\x42" + socket.inet_aton(address)
+
+
+def mac_text(mac: bytes, address: str = "") -> str:
+    """Return a hardware address as text; "" when it is the one made of this IPv4 address."""
+    return "" if address and mac == mac_of(address) else mac.hex(":")
 
 
 def address_of_mac(mac: bytes) -> str | None:
@@ -74,6 +96,14 @@ def is_egress_port(tag: str, name: str) -> bool:
     return re.fullmatch(rf"{tag}e[0-9a-f]{{8}}", name) is not None
 
 
+def secure_interface(tag: str, folder: str) -> str:
+    """Return the name by which a host knows the WireGuard interface on its way into the secure namespace.
+
+    wireguard-go's socket has it too, so no other folder of namespaces has the same.
+    """
+    return f"{tag}w{digest(folder)}"
+
+
 def host_table(tag: str) -> str:
     """Return the name of this instance's nft table in the host's namespace."""
     return f"pyswarm_{tag}"
@@ -84,9 +114,10 @@ def ports_table(tag: str) -> str:
     return f"pyswarm_{tag}_ports"
 
 
-def balancer_chain(virtual_ip: str, backends: tuple[str, ...]) -> str:
-    """Return the name of the chain that spreads a virtual IP over these backends.
+def balancer_chain(virtual_ip: str, backends: tuple[str, ...], balancing: str = "round-robin") -> str:
+    """Return the name of the chain that spreads a virtual IP over these backends, in turn or by the source's hash.
 
     The name says the content: a chain of this name never changes, so that reading names is enough to know the rules.
     """
-    return f"v{virtual_ip}_{digest(*backends)}"
+    way = SOURCE_HASH_PREFIX if balancing == "source-hash" else IN_TURN_PREFIX
+    return f"{way}{virtual_ip.replace(':', '_')}_{digest(*backends)}"

@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from pyswarm_common.objects import Record
+from pyswarm_netplugin.mesh.records import MeshBalancer, ReturnRoutes
 from pyswarm_netplugin.published_ports.records import PortForward, PublishedPort
-from pyswarm_netplugin.state import Egress, Link, Stray, Tunnel
+from pyswarm_netplugin.secure.operations import SECURE_SCOPE
+from pyswarm_netplugin.secure.operations import ChangeSecurePeers as ChangeSecurePeers
+from pyswarm_netplugin.secure.operations import MakeSecure as MakeSecure
+from pyswarm_netplugin.secure.operations import RemoveSecure as RemoveSecure
+from pyswarm_netplugin.state import Egress, Link, Peer, Stray, Tunnel
 
 HOST_SCOPE = "host"
 PORTS_SCOPE = "ports"
@@ -53,7 +58,8 @@ class MakeEgress(Record, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """Say it in one line."""
-        return f"make the egress bridge with {self.egress.address}, MTU {self.egress.mtu_bytes}, masqueraded"
+        addresses = " and ".join(filter(None, (self.egress.address, self.egress.ipv6_address)))
+        return f"make the egress bridge with {addresses}, MTU {self.egress.mtu_bytes}, masqueraded"
 
 
 class RemoveEgress(Record, frozen=True, kw_only=True):
@@ -118,10 +124,16 @@ class MakeTunnel(OverlayOperation, frozen=True, kw_only=True):
 
     tunnel: Tunnel
 
+    @property
+    def needs(self) -> str:
+        """Encryption, if it is to be."""
+        return SECURE_SCOPE if self.tunnel.is_encrypted else self.scope
+
     def describe(self) -> str:
         """Say it in one line."""
         t = self.tunnel
-        return f"overlay {self.network_id}: make VXLAN {t.vni} from {t.local_address} port {t.port}, MTU {t.mtu_bytes}"
+        kind = "encrypted VXLAN" if t.is_encrypted else "VXLAN"
+        return f"overlay {self.network_id}: make {kind} {t.vni} from {t.local_address} port {t.port}, MTU {t.mtu_bytes}"
 
 
 class RemoveTunnel(OverlayOperation, frozen=True, kw_only=True):
@@ -132,11 +144,21 @@ class RemoveTunnel(OverlayOperation, frozen=True, kw_only=True):
         return f"overlay {self.network_id}: remove VXLAN"
 
 
-class ChangePeers(OverlayOperation, frozen=True, kw_only=True):
-    """Tell the overlay where endpoints are (`add`: address → host), and forget others."""
+class ResizeTunnel(OverlayOperation, frozen=True, kw_only=True):
+    """Give the VXLAN device another MTU."""
 
-    add: Mapping[str, str] = {}
-    remove: tuple[str, ...] = ()
+    mtu_bytes: int
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        return f"overlay {self.network_id}: MTU {self.mtu_bytes}"
+
+
+class ChangePeers(OverlayOperation, frozen=True, kw_only=True):
+    """Tell the overlay where endpoints are, by address, after forgetting others: those that left or are another now."""
+
+    add: Mapping[str, Peer] = {}
+    remove: Mapping[str, Peer] = {}
 
     def describe(self) -> str:
         """Say it in one line."""
@@ -187,6 +209,25 @@ class Connect(SandboxOperation, frozen=True, kw_only=True):
         return f"sandbox {self.sandbox_id}: connect {self.interface} {self.link.address} to {where}"
 
 
+class AdjustLink(SandboxOperation, frozen=True, kw_only=True):
+    """Change MTU, routes or IPv6 addresses of an interface that carries traffic."""
+
+    interface: str
+    before: Link
+    link: Link
+
+    @property
+    def needs(self) -> str:
+        """The overlay, or the host's egress."""
+        return overlay_scope(self.link.network_id) if self.link.network_id else HOST_SCOPE
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        link = self.link
+        parts = (f"MTU {link.mtu_bytes}", link.ipv6_address, link.ipv6_gateway and f"via {link.ipv6_gateway}", *link.routes)
+        return f"sandbox {self.sandbox_id}: adjust {self.interface} {link.address}: {', '.join(filter(None, parts))}"
+
+
 class Disconnect(SandboxOperation, frozen=True, kw_only=True):
     """Take an interface away."""
 
@@ -201,10 +242,11 @@ class Balance(Record, frozen=True, kw_only=True):
     """A change of virtual IPs, the same value for all sandboxes that it concerns, so that it is encoded once.
 
     `put`: (virtual IP, chain, backends); `drop`: virtual IPs that lead nowhere special any more; `old_chains`: what stood there
-    before; `is_first`: make the table first.
+    before; `is_first`: make the table first, `is_first_ipv6`: make that of IPv6 first.
     """
 
     is_first: bool
+    is_first_ipv6: bool = False
     put: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     drop: tuple[str, ...] = ()
     old_chains: tuple[tuple[str, str], ...] = ()
@@ -224,6 +266,55 @@ class ChangeBalancing(SandboxOperation, frozen=True, kw_only=True):
         )
 
 
+class ChangeReturns(SandboxOperation, frozen=True, kw_only=True):
+    """Let answers return through the mesh's gateways as `returns` says: `add` lack something so far, `remove` are none any more.
+
+    `is_first`: make the table first.
+    """
+
+    is_first: bool
+    returns: ReturnRoutes
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        first = "load rules; " if self.is_first else ""
+        changes = f"{', '.join(self.add) or '-'}, drop {', '.join(self.remove) or '-'}"
+        return f"sandbox {self.sandbox_id}: {first}answer by {self.returns.interface} to gateways {changes}"
+
+
+class RemoveReturns(SandboxOperation, frozen=True, kw_only=True):
+    """Remove the ways back to these gateways, and their rules."""
+
+    gateways: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        return f"sandbox {self.sandbox_id}: remove the ways back to gateways"
+
+
+class MeshChange(Record, frozen=True, kw_only=True):
+    """A change of the mesh sandbox's ports. `put`: chains with their contents; `drop`, `old_chains`: by `protocol/port`."""
+
+    is_first: bool
+    put: tuple[tuple[str, MeshBalancer], ...] = ()
+    drop: tuple[str, ...] = ()
+    old_chains: tuple[tuple[str, str], ...] = ()
+
+
+class ChangeMeshPorts(SandboxOperation, frozen=True, kw_only=True):
+    """Change where connections to the mesh's published ports go, each at once, and forget UDP flows to backends that left."""
+
+    change: MeshChange
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        first = "load rules; " if self.change.is_first else ""
+        put = ", ".join(balancer.key for _, balancer in self.change.put)
+        return f"sandbox {self.sandbox_id}: {first}publish in the mesh {put or '-'}, drop {', '.join(self.change.drop) or '-'}"
+
+
 Operation: TypeAlias = (
     RemoveStray
     | MakeEgress
@@ -233,15 +324,23 @@ Operation: TypeAlias = (
     | RemoveOverlay
     | MakeTunnel
     | RemoveTunnel
+    | ResizeTunnel
     | ChangePeers
     | MakeSandbox
     | RemoveSandbox
     | Connect
+    | AdjustLink
     | Disconnect
     | ChangeBalancing
+    | ChangeReturns
+    | RemoveReturns
+    | ChangeMeshPorts
+    | MakeSecure
+    | ChangeSecurePeers
+    | RemoveSecure
 )
 
 
 def needs_of(operation: Operation) -> tuple[str, ...]:
     """Return the scopes that must be sound for this operation to make sense."""
-    return (operation.scope, operation.needs) if isinstance(operation, Connect) else (operation.scope,)
+    return (operation.scope, operation.needs) if isinstance(operation, Connect | AdjustLink | MakeTunnel) else (operation.scope,)

@@ -5,18 +5,25 @@ miss least comes down before what replaces it goes up:
 
 1. links and sandboxes that nobody wants, so that no packet leaves them any more;
 2. tunnels with wrong settings, overlays that nobody wants (a VNI is free again before another overlay asks for it);
-3. overlays, tunnels and peers; the way out; then sandboxes, their links, their rules. A sandbox's links need their overlays;
+3. encryption; overlays, tunnels and peers; the way out; then sandboxes, their links, their rules. A sandbox's links need their
+   overlays;
 4. published ports, which lead to sandboxes that stand.
 
-A link is observed only when it is whole (both ends, bridge and address), so a half-made one is taken away and made anew. Mappings
-are compared by identity first: a driver that knows its last desired state pays nothing for the thousands of entries that did
-not change, and sandboxes with the same rules before and after share one `Balance`.
+A link is observed only when it is whole (both ends, bridge and address), so a half-made one is taken away and made anew. What can
+change while packets flow (MTU, routes, IPv6 addresses) is changed in place. Mappings are compared by identity first: a driver that
+knows its last desired state pays nothing for the thousands of entries that did not change, and sandboxes with the same rules before
+and after share one `Balance`.
 """
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from pyswarm_netplugin import operations as op
-from pyswarm_netplugin.state import Overlay, Sandbox, State, Stray, same
+from pyswarm_netplugin.mesh.plan import mesh_operations
+from pyswarm_netplugin.naming import is_ipv6
+from pyswarm_netplugin.secure.plan import secure_changes, secure_removals
+from pyswarm_netplugin.state import Link, Overlay, Peer, Sandbox, State, Stray, Tunnel, same
 
 _NO_OVERLAY = Overlay()
 _NO_SANDBOX = Sandbox()
@@ -27,6 +34,8 @@ def plan(desired: State, observed: State) -> tuple[op.Operation, ...]:
     return (
         *(op.RemoveStray(stray=stray) for stray in sorted(observed.strays, key=_stray_order)),
         *_removals(desired, observed),
+        *secure_removals(desired.secure, observed.secure),
+        *secure_changes(desired.secure, observed.secure, desired.secure_keys),
         *_overlays(desired, observed),
         *([op.MakeEgress(egress=desired.egress)] if desired.egress and desired.egress != observed.egress else []),
         *_sandboxes(desired, observed),
@@ -50,13 +59,13 @@ def _removals(desired: State, observed: State) -> Iterator[op.Operation]:
             yield op.RemoveSandbox(sandbox_id=sandbox_id)
         elif wanted is not sandbox and not same(wanted.links, sandbox.links):
             for interface, link in sandbox.links.items():
-                if wanted.links.get(interface) != link:
+                if not _can_stay(link, wanted.links.get(interface)):
                     yield op.Disconnect(sandbox_id=sandbox_id, interface=interface)
     for network_id, overlay in observed.overlays.items():
         wanted_overlay = desired.overlays.get(network_id)
         if wanted_overlay is None:
             yield op.RemoveOverlay(network_id=network_id)
-        elif overlay.tunnel is not None and not (overlay.has_bridge and overlay.tunnel == wanted_overlay.tunnel):
+        elif overlay.tunnel is not None and not (overlay.has_bridge and _is_same_but_size(overlay.tunnel, wanted_overlay.tunnel)):
             yield op.RemoveTunnel(network_id=network_id)
     if desired.egress is None and observed.egress is not None:
         yield op.RemoveEgress()
@@ -68,12 +77,14 @@ def _overlays(desired: State, observed: State) -> Iterator[op.Operation]:
         peers = seen.peers
         if not seen.has_bridge:
             yield op.MakeOverlay(network_id=network_id)
-        if wanted.tunnel is not None and (not seen.has_bridge or wanted.tunnel != seen.tunnel):
+        if wanted.tunnel is not None and not (seen.has_bridge and _is_same_but_size(seen.tunnel, wanted.tunnel)):
             yield op.MakeTunnel(network_id=network_id, tunnel=wanted.tunnel)
             peers = {}
+        elif wanted.tunnel is not None and wanted.tunnel != seen.tunnel:
+            yield op.ResizeTunnel(network_id=network_id, mtu_bytes=wanted.tunnel.mtu_bytes)
         if not same(wanted.peers, peers):
-            add = {address: host for address, host in wanted.peers.items() if peers.get(address) != host}
-            remove = tuple(address for address in peers if address not in wanted.peers)
+            add = {address: peer for address, peer in wanted.peers.items() if peers.get(address) != peer}
+            remove = {address: peer for address, peer in peers.items() if _is_another(peer, wanted.peers.get(address))}
             yield op.ChangePeers(network_id=network_id, add=add, remove=remove)
 
 
@@ -88,13 +99,31 @@ def _sandboxes(desired: State, observed: State) -> Iterator[op.Operation]:
             seen = _NO_SANDBOX
         if not same(wanted.links, seen.links):
             for interface, link in wanted.links.items():
-                if seen.links.get(interface) != link:
+                before = seen.links.get(interface)
+                if before is None or not before.can_become(link):
                     yield op.Connect(sandbox_id=sandbox_id, interface=interface, link=link)
+                elif before != link:
+                    yield op.AdjustLink(sandbox_id=sandbox_id, interface=interface, before=before, link=link)
         key = (id(wanted.chains), id(seen.chains))
         if key not in balances:
             balances[key] = _balance(wanted.chains, seen.chains, desired.backends)
         if balance := balances[key]:
             yield op.ChangeBalancing(sandbox_id=sandbox_id, balance=balance)
+        yield from mesh_operations(sandbox_id, wanted, seen, desired.mesh_balancers)
+
+
+def _can_stay(link: Link, wanted: Link | None) -> bool:
+    return wanted is not None and link.can_become(wanted)
+
+
+def _is_same_but_size(tunnel: Tunnel | None, wanted: Tunnel | None) -> bool:
+    if tunnel is None or wanted is None:
+        return tunnel is wanted
+    return msgspec.structs.replace(tunnel, mtu_bytes=wanted.mtu_bytes) == wanted
+
+
+def _is_another(peer: Peer, wanted: Peer | None) -> bool:
+    return wanted is None or (peer.mac, peer.ipv6_address) != (wanted.mac, wanted.ipv6_address)
 
 
 def _ports(desired: State, observed: State) -> Iterator[op.Operation]:
@@ -114,6 +143,7 @@ def _balance(
     drop = tuple(virtual_ip for virtual_ip in before if virtual_ip not in wanted)
     return op.Balance(
         is_first=seen is None,
+        is_first_ipv6=any(map(is_ipv6, wanted)) and not any(map(is_ipv6, before)),
         put=tuple((virtual_ip, wanted[virtual_ip], backends[wanted[virtual_ip]]) for virtual_ip in changed),
         drop=drop,
         old_chains=tuple((virtual_ip, before[virtual_ip]) for virtual_ip in (*changed, *drop) if virtual_ip in before),

@@ -25,6 +25,7 @@ from pyswarm_agent.volumes.use import volume_users
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, PyswarmError
 from pyswarm_common.waiting import wait_first
+from pyswarm_netplugin.audit.watch import NetworkWatch
 from pyswarm_node.addresses import readdressed
 from pyswarm_node.certificate_check import check_certificate
 from pyswarm_node.config import DaemonConfig
@@ -81,6 +82,7 @@ class Daemon:
                 self._keep_member(membership)
             api = asyncio.ensure_future(serve(app_of(self), [bind_unix(self.config.api_socket)]))
             collecting = asyncio.ensure_future(self._image_collector().run())
+            auditing = asyncio.ensure_future(self.local.network_watch.run())
             _log.info("daemon.started", socket=str(self.config.api_socket))
             try:
                 await wait_first(api, stop.wait())
@@ -89,6 +91,7 @@ class Daemon:
                 self.files.put_keys_away()
                 await _cancel(api)
                 await _cancel(collecting)
+                await _cancel(auditing)
                 await _cancel(single)
                 await self.local.health.close()
                 await access.close()
@@ -105,6 +108,7 @@ class Daemon:
         volumes = VolumeStore(config.data_dir, self.clock, lambda: volume_users(runtime))
         events = EventBus(self.clock)
         volumes.on_event = lambda action, volume: events.publish("volume", action, volume.name, {"driver": LOCAL_DRIVER})
+        watch = NetworkWatch(self.clock, lambda action, id_, attributes: events.publish("network", action, id_, attributes))
         overlays = OverlayNetworks(self.clock, lambda: self.read_membership() is not None)
         single = new_local_containers(
             config,
@@ -116,6 +120,7 @@ class Daemon:
             clock=self.clock,
             hostname=lambda: self.hostname,
             overlays=overlays,
+            watch=watch,
         )
         return LocalParts(
             images=images,
@@ -126,6 +131,7 @@ class Daemon:
             single=single,
             overlays=overlays,
             events=events,
+            network_watch=watch,
         )
 
     def _image_collector(self) -> ImageCollector:

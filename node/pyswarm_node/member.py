@@ -28,8 +28,10 @@ from pyswarm_common.failpoints import failpoint
 from pyswarm_common.objects import NodeDescription
 from pyswarm_common.waiting import wait_first
 from pyswarm_common.wire import ManagerAddress, NodeState
+from pyswarm_netplugin.audit.watch import NetworkWatch
 from pyswarm_netplugin.dns.client import DNSClient
 from pyswarm_netplugin.driver import NetworkDriver
+from pyswarm_netplugin.secure.records import Encryption
 from pyswarm_node.addresses import join_port
 from pyswarm_node.certificate_keeper import CertificateKeeper
 from pyswarm_node.config import ENGINE_VERSION, DaemonConfig
@@ -60,6 +62,7 @@ class LocalParts:
     single: LocalContainers
     overlays: OverlayNetworks
     events: EventBus
+    network_watch: NetworkWatch
 
 
 class ClusterMember:
@@ -99,13 +102,16 @@ class ClusterMember:
         self.has_been_told = asyncio.Event()
         """Whether a manager has answered since this node started."""
         self._state: NodeState | None = None
+        self._encryption = Encryption()
         self._network = NetworkDriver(
             instance_tag=config.instance_tag,
             data_dir=config.data_dir / "network",
             runtime_dir=config.runtime_dir,
             data_path_address=membership.data_path_address,
             data_path_port=membership.data_path_port,
+            node_id=membership.node_id,
             dns=DNSClient(config.runtime_dir / "dns.sock", instance_tag=config.instance_tag, log_path=config.data_dir / "dns.log"),
+            watch=local.network_watch,
         )
 
     @property
@@ -113,6 +119,11 @@ class ClusterMember:
         """The manager's parts, once it serves."""
         runner = self.manager.runner
         return runner.services if runner is not None else None
+
+    @property
+    def encryption(self) -> str:
+        """How this node carries encrypted overlays, or why it cannot."""
+        return self._encryption.kind or self._encryption.problem
 
     async def wait_ready(self) -> None:
         """Return once the manager serves, or, on a worker, once a manager has told it what to follow."""
@@ -148,6 +159,7 @@ class ClusterMember:
                 group.create_task(self._keep_role())
                 group.create_task(self.certificates.run())
                 await self._network.start()
+                self._encryption = await self._network.secure.encryption()
                 group.create_task(self._local.overlays.serve(self._network, lambda *post: self.directory.post(*post)))
                 group.create_task(agent.run())
         finally:
@@ -191,7 +203,16 @@ class ClusterMember:
 
     def _describe(self) -> NodeDescription:
         address = self.membership.advertise_address
-        return msgspec.structs.replace(self._description, address=address, tls=self.certificates.tls())
+        return msgspec.structs.replace(
+            self._description,
+            address=address,
+            tls=self.certificates.tls(),
+            underlay_mtu_bytes=self._network.underlay_mtu_bytes,
+            encryption=self._encryption.kind,
+            wireguard_key=self._encryption.public_key,
+            wireguard_port=self._encryption.port,
+            encryption_problem=self._encryption.problem,
+        )
 
     def _describe_again(self) -> None:
         if self._agent is not None:
@@ -230,6 +251,7 @@ class ClusterMember:
         self._remember(managers=state.managers or self.membership.managers, incarnation=state.incarnation)
         self.certificates.follow(state)
         self._asked_role.set()
+        await self._network.secure.take_network_key(state.network_key)
 
     def _follow_newer(self, manager: ManagerAddress, incarnation: int) -> None:
         """Give up this manager: its cluster goes on without it, in a newer incarnation, of which that manager is one."""

@@ -45,7 +45,15 @@ class SwarmControl:
         self._resources = describe_resources(daemon.config.generic_resources)
         parts = daemon.local
         self.agent = AgentServices(
-            parts.images, parts.runtime, parts.volumes, parts.health, parts.access, parts.single, parts.events, daemon.clock
+            parts.images,
+            parts.runtime,
+            parts.volumes,
+            parts.health,
+            parts.access,
+            parts.single,
+            parts.events,
+            daemon.clock,
+            parts.network_watch,
         )
 
     @property
@@ -77,6 +85,7 @@ class SwarmControl:
             progress=daemon.member.manager.progress if daemon.member is not None else "",
             is_manager=membership.is_manager,
             managers=membership.managers,
+            encryption=daemon.member.encryption if daemon.member is not None else "",
         )
 
     @property

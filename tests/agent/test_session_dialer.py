@@ -29,6 +29,7 @@ class Handler:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[wire.ManagerMessage] = asyncio.Queue()
         self.reports: asyncio.Queue[wire.StatusReport] = asyncio.Queue()
+        self.applied: asyncio.Queue[wire.ViewsApplied] = asyncio.Queue()
         self.began = 0
         self.fault: Exception | None = None
 
@@ -42,6 +43,9 @@ class Handler:
 
     async def next_report(self) -> wire.StatusReport:
         return await self.reports.get()
+
+    async def next_views_applied(self) -> wire.ViewsApplied:
+        return await self.applied.get()
 
     def session_began(self) -> None:
         self.began += 1

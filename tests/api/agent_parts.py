@@ -12,6 +12,7 @@ from pyswarm_agent.images import ImageStore
 from pyswarm_agent.local_containers.fake_network import FakeLocalNetwork
 from pyswarm_agent.local_containers.keeper import LocalContainers
 from pyswarm_agent.local_containers.network import LocalNetwork
+from pyswarm_agent.node_networks.store import NodeNetworks
 from pyswarm_agent.runtime import Runtime
 from pyswarm_agent.runtime.access.interface import Access
 from pyswarm_agent.volumes import VolumeStore
@@ -22,7 +23,11 @@ from pyswarm_common.clock import SystemClock
 
 @asynccontextmanager
 async def agent_parts(
-    folder: Path, runtime: Runtime, access: Access, network: LocalNetwork | None = None
+    folder: Path,
+    runtime: Runtime,
+    access: Access,
+    network: LocalNetwork | None = None,
+    networks: NodeNetworks | None = None,
 ) -> AsyncIterator[AgentServices]:
     """Yield the agent's services, with local containers taken up; the runtime stays open afterwards."""
     clock = SystemClock()
@@ -39,6 +44,7 @@ async def agent_parts(
         clock=clock,
         events=events,
         hostname=lambda: "box",
+        networks=networks,
     )
     running = asyncio.ensure_future(local.run())
     await local.wait_running()

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from agent_parts import agent_parts
-from api_server import MANAGER_ID, MEMORY_BYTES, WORKER_ID, node, served
+from api_server import INGRESS, MANAGER_ID, MEMORY_BYTES, WORKER_ID, node, served
 
 from pyswarm_agent.runtime.access.fake import FakeContainerAccess
 from pyswarm_agent.runtime.fake import FakeContainerRuntime
@@ -51,6 +51,7 @@ async def store(root_pem: str) -> AsyncIterator[Store]:
         await store.update(lambda tx: tx.create(cluster))
         await store.update(lambda tx: tx.create(node(MANAGER_ID, "vm", "manager")))
         await store.update(lambda tx: tx.create(node(WORKER_ID, "worker1", "worker")))
+        await store.update(lambda tx: tx.create(INGRESS))
         yield store
 
 

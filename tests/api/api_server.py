@@ -7,13 +7,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pyswarm_common.objects import ManagerStatus, Node, NodeDescription, NodeResources, NodeStatus
+from pyswarm_common.objects import ManagerStatus, Network, Node, NodeDescription, NodeResources, NodeStatus
 from pyswarm_common.specs import NodeSpec
 from pyswarm_node.serving import serve
 
 MANAGER_ID = "x6awaxwz8h1axgi66sh4sk4k8"
 WORKER_ID = "k0vrkkcp7wqh4tyl6v1tzv9t3"
 MEMORY_BYTES = 25276510208
+INGRESS = Network(
+    id="awu67qfnd58e0cob36l18efg3",
+    name="ingress",
+    spec_json=b'{"Name":"ingress","Driver":"overlay","Scope":"swarm","Ingress":true}',
+    vni=4096,
+    subnet="10.0.0.0/24",
+    gateway="10.0.0.1",
+)
+"""As `swarm init` and the allocator make it."""
 
 
 def node(node_id: str, hostname: str, role: str, **changes: Any) -> Node:

@@ -60,11 +60,12 @@ async def run_service(client: httpx.AsyncClient, store: Store) -> tuple[Service,
 async def test_list_looks_as_docker_shows_it(client: httpx.AsyncClient, store: Store, golden: Golden) -> None:
     await allocate(store, await create(client, Attachable=True, Labels=None, Options={}))
     ours = [network for network in (await client.get("/networks")).json() if network["Scope"] == "swarm"]
-    theirs = golden("networks")[1]
-    assert shape_differences(ours, [theirs]) == []
-    for network in (ours[0], theirs):
+    theirs = golden("networks")[:2]
+    assert [network["Name"] for network in theirs] == ["ingress", "gnet"]
+    assert shape_differences(ours, theirs) == []
+    for network in (*ours, *theirs):
         del network["Id"], network["Created"]
-    assert ours == [theirs]
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("is_verbose", [False, True])
@@ -75,6 +76,10 @@ async def test_inspect_looks_as_docker_shows_it(client: httpx.AsyncClient, store
     theirs = golden("network_gnet_verbose" if is_verbose else "network_gnet")
     endpoint = theirs["Containers"].popitem()[1]
     theirs["Containers"] = {"c" * 64: endpoint}
+    if is_verbose:
+        info = ours["Services"]["gsvc"]["Tasks"][0]["Info"]
+        own = {name: info.pop(name) for name in ("Node", "Node ID", "Service ID", "Task ID")}
+        assert (own["Task ID"][:5], own["Node"], bool(own["Node ID"])) == ("task1", "vm", True)
     assert shape_differences(ours, theirs) == []
     assert ours["Containers"]["c" * 64]["Name"] == "gsvc.1.task1"
     assert ours["Containers"]["c" * 64]["MacAddress"] == "02:42:0a:00:01:07"
@@ -96,14 +101,14 @@ async def test_network_is_found_in_the_swarm_only(client: httpx.AsyncClient) -> 
     [
         ({"label": {"com.docker.stack.namespace=st": True}}, ["st_app"]),
         ({"name": {"app": True}}, ["app", "st_app"]),
-        ({"driver": {"overlay": True}}, ["app", "st_app"]),
+        ({"driver": {"overlay": True}}, ["app", "ingress", "st_app"]),
         ({"driver": {"bridge": True}}, ["bridge"]),
         ({"driver": {"null": True}}, ["none"]),
         ({"scope": {"local": True}}, ["bridge", "host", "none"]),
         ({"type": {"builtin": True}, "name": {"o": True}}, ["host", "none"]),
         ({"dangling": {"false": True}}, ["bridge", "host", "none"]),
-        ({"type": {"custom": True}}, ["app", "st_app"]),
-        ({"dangling": {"true": True}}, ["app", "st_app"]),
+        ({"type": {"custom": True}}, ["app", "ingress", "st_app"]),
+        ({"dangling": {"true": True}}, ["app", "ingress", "st_app"]),
     ],
 )
 async def test_filters(client: httpx.AsyncClient, filters: Any, names: list[str]) -> None:
@@ -123,7 +128,7 @@ async def test_network_in_use_stays(client: httpx.AsyncClient, store: Store) -> 
     await client.delete("/services/gsvc")
     removed = await client.delete("/networks/gnet")
     assert (removed.status_code, removed.content) == (204, b"")
-    assert len(store.view.networks) == 0
+    assert not store.view.networks.named("gnet")
 
 
 async def test_prune_removes_what_nothing_uses(client: httpx.AsyncClient, store: Store) -> None:
@@ -134,30 +139,62 @@ async def test_prune_removes_what_nothing_uses(client: httpx.AsyncClient, store:
     assert (await client.post("/networks/prune")).json() == {"NetworksDeleted": None}
 
 
-def pool(**members: str) -> dict[str, Any]:
-    return {"IPAM": {"Config": [members]}}
+MTU = "com.docker.network.driver.mtu"
+OUTSIDE = "parent subnet 10.9.0.0/24 doesn't contain this address"
+
+
+def pool(**members: Any) -> dict[str, Any]:
+    return pools(members)
+
+
+def pools(*configs: dict[str, Any]) -> dict[str, Any]:
+    return {"IPAM": {"Config": list(configs)}}
 
 
 @pytest.mark.parametrize(
     ("spec", "status", "message"),
     [
         ({"Driver": "nosuch"}, 404, 'plugin "nosuch" not found'),
-        ({"Driver": "bridge"}, 501, "use --driver overlay"),
-        ({"Driver": None}, 501, "use --driver overlay"),
         ({"Name": "host"}, 403, "operation is not permitted on predefined host network"),
         ({"Name": ""}, 400, "name must be provided"),
         ({"Name": "a.b/c"}, 400, "name must be valid as a DNS name component"),
         ({"Scope": "local"}, 400, "an overlay network has the scope swarm"),
-        ({"Options": {"encrypted": ""}}, 501, "encrypted overlay networks are not supported yet"),
-        ({"EnableIPv6": True}, 501, "IPv6 on overlay networks is not supported yet"),
-        ({"Ingress": True}, 501, "not supported yet"),
+        ({"ConfigOnly": True}, 501, "a network that only holds configuration is not supported yet"),
+        ({"ConfigFrom": {"Network": "taken"}}, 501, "configuration from another network is not supported yet"),
+        ({"Ingress": True}, 409, "ingress network (awu67qfnd58e0cob36l18efg3) is already present"),
+        ({"Ingress": True, "Attachable": True}, 400, "ingress network cannot be attachable"),
+        ({"Ingress": True, "Internal": True}, 400, "ingress network cannot be internal"),
+        ({"Options": {MTU: "575"}}, 400, 'invalid MTU "575"'),
+        ({"Options": {MTU: "65536"}}, 400, "576 to 65535 bytes"),
+        ({"Options": {MTU: "1279"}, "EnableIPv6": True}, 400, "a network with IPv6 needs 1280 to 65535 bytes"),
+        ({"Options": {"com.docker.network.driver.overlay.vxlanid_list": "0"}}, 400, "VXLAN id 0 is not between 1 and"),
         ({"IPAM": {"Driver": "dhcp"}}, 404, 'ipam driver "dhcp" not found'),
-        (pool(Subnet="10.0.0.300/24"), 400, "invalid network config"),
-        (pool(Subnet="10.9.0.1/24"), 400, "has host bits set"),
-        (pool(Subnet="10.9.0.0/24", Gateway="10.8.0.1"), 400, "no matching subnet for gateway 10.8.0.1"),
+        (pool(), 400, "an address pool needs a subnet"),
+        (pool(Subnet="10.0.0.300/24"), 400, "invalid subnet 10.0.0.300/24: invalid CIDR block notation"),
+        (pool(Subnet="10.9.0.1/24"), 400, "invalid network config:\ninvalid subnet 10.9.0.1/24: it should be 10.9.0.0/24"),
         (pool(Subnet="10.9.0.0/30"), 400, "too small"),
-        (pool(Subnet="fd00::/64"), 501, "IPv6"),
-        (pool(Subnet="10.0.0.0/16"), 400, "overlaps with network taken"),
+        (pool(Subnet="10.9.0.0/24", Gateway="10.8.0.1"), 400, f"invalid gateway 10.8.0.1: {OUTSIDE}"),
+        (pool(Subnet="10.9.0.0/24", Gateway="10.9.0.255"), 400, "invalid gateway 10.9.0.255: it is no host's address"),
+        (pool(Subnet="10.9.0.0/24", Gateway="fd00::1"), 400, "invalid gateway fd00::1: parent subnet is an IPv4 block"),
+        (pool(Subnet="10.9.0.0/24", Gateway="x"), 400, "invalid gateway x: invalid address"),
+        (pool(Subnet="10.9.0.0/24", IPRange="10.9.0.0/16"), 400, "CIDR block is bigger than its parent subnet 10.9.0.0/24"),
+        (pool(Subnet="10.9.0.0/24", IPRange="10.9.0.1/25"), 400, "invalid ip-range 10.9.0.1/25: it should be 10.9.0.0/25"),
+        (pool(Subnet="10.9.0.0/24", IPRange="10.8.0.0/25"), 400, "parent subnet 10.9.0.0/24 doesn't contain ip-range"),
+        (pool(Subnet="10.9.0.0/24", IPRange="x"), 400, "invalid ip-range x: invalid CIDR block notation"),
+        (pool(Subnet="10.9.0.0/24", IPRange="fd00::/64"), 400, "invalid ip-range fd00::/64: parent subnet is an IPv4 block"),
+        (pool(Subnet="10.9.0.0/24", AuxiliaryAddresses={"r": "10.8.0.9"}), 400, f"invalid auxiliary address r: {OUTSIDE}"),
+        (pools({"Subnet": "10.9.0.0/24"}, {"Subnet": "10.9.0.0/16"}), 400, "subnet 10.9.0.0/16 overlaps with 10.9.0.0/24"),
+        (pool(Subnet="10.0.0.0/16"), 400, "overlaps with network ingress"),
+        (pool(Subnet="10.0.4.0/22"), 400, "overlaps with network taken: Pool overlaps with other one on this address space"),
+        (pool(Subnet="fd00::/64"), 400, "subnet fd00::/64 is an IPv6 block, and the network has no IPv6"),
+        ({"EnableIPv6": True, **pool(Subnet="fd00::/97")}, 400, "an IPv6 subnet has a prefix of at most 96 bits"),
+        ({"EnableIPv6": True, **pools({"Subnet": "fd00::/64"}, {"Subnet": "fd01::/64"})}, 501, "more than one IPv6 subnet"),
+        ({"EnableIPv6": True, **pool(Subnet="fd00::/64", Gateway="fd00::1")}, 400, "so leave it out"),
+        (
+            {"EnableIPv6": True, **pools({"Subnet": "10.9.0.0/24"}, {"Subnet": "fd00::/64", "Gateway": "fd00::1"})},
+            400,
+            "invalid gateway fd00::1: it follows from the IPv4 gateway, so it should be fd00::a09:1",
+        ),
     ],
 )
 async def test_bad_networks_are_refused(client: httpx.AsyncClient, spec: dict[str, Any], status: int, message: str) -> None:

@@ -207,10 +207,10 @@ async def test_top_level_networks_move_into_the_template(client: httpx.AsyncClie
     assert "Networks" not in spec
 
 
-async def test_published_ports_are_kept_and_warned_about(client: httpx.AsyncClient) -> None:
+async def test_published_ports_are_kept(client: httpx.AsyncClient) -> None:
     spec = {**service_spec(), "EndpointSpec": {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}}
     answer = (await client.post("/services/create", json=spec)).json()
-    assert "not active yet" in answer["Warnings"][0]
+    assert answer["Warnings"] is None
     endpoint = (await inspect(client, "web"))["Endpoint"]
     port = {"TargetPort": 80, "PublishedPort": 8080, "Protocol": "tcp", "PublishMode": "ingress"}
     assert endpoint == {"Spec": {"Mode": "vip", "Ports": [port]}, "Ports": [port]}

@@ -61,7 +61,8 @@ async def test_cli_shows_nodes_networks_and_versions(docker_cli: DockerCLI) -> N
     await docker_cli("node", "update", "--availability", "drain", "--label-add", "zone=a", "worker1")
     assert "Drain" in await docker_cli("node", "ls", "--filter", "name=worker1")
     await docker_cli("network", "create", "-d", "overlay", "--label", "a=b", "app")
-    assert (await docker_cli("network", "ls", "-f", "scope=swarm", "--format", "{{.Name}} {{.Driver}}")) == "app overlay\n"
+    listed = await docker_cli("network", "ls", "-f", "scope=swarm", "--format", "{{.Name}} {{.Driver}}")
+    assert listed == "app overlay\ningress overlay\n"
     assert json.loads(await docker_cli("network", "inspect", "app"))[0]["Labels"] == {"a": "b"}
     assert (await docker_cli("version", "--format", "{{.Server.APIVersion}}")) == "1.41\n"
     assert (await docker_cli("info", "--format", "{{.Swarm.LocalNodeState}} {{.Swarm.Nodes}}")) == "active 2\n"
@@ -87,7 +88,7 @@ async def test_cli_errors_are_readable(docker_cli: DockerCLI) -> None:
             "service create -d --no-resolve-image --network nosuch nginx",
             ": nosuch|network nosuch not found",
         ),  # the client's own words, which changed after 20.10
-        ("network create app", "use --driver overlay"),
+        ("network create -d nosuch app", 'plugin "nosuch" not found'),
         ("swarm init", "This node is already part of a swarm."),
         ("swarm leave", "Removing the last manager erases all current state of the swarm."),
         ("node promote nosuch", "node nosuch not found|No such node: nosuch"),  # as above

@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from api_server import MANAGER_ID, WORKER_ID
 from click.testing import Result
 
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Service, Task, TaskStatus
+from pyswarm_common.specs import PortConfig
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.store.store import Store
 from pyswarm_node.api.fake_control import FakeNodeControl
@@ -57,7 +59,7 @@ async def test_service_create_and_inspect(pyswarm: Run) -> None:
     assert (container["Image"], container["Args"], container["Env"]) == ("nginx:1", ["sh", "-c", "x"], ["A=1"])
     assert (await pyswarm("service", "inspect", "--format", "{{.Spec.Name}}", service_id[:6])).stdout == "web\n"
     pretty = (await pyswarm("service", "inspect", "--pretty", "web")).stdout
-    for line in ("Service Mode: replicated", "Replicas: 2", " Image: nginx:1", " Args: sh -c x", " Delay: 5s", " - app"):
+    for line in ("Service Mode: replicated", "Replicas: 2", " Image: nginx:1", " Args: sh -c x", " Delay: 5s", "Networks: app"):
         assert line in pretty
 
 
@@ -89,6 +91,27 @@ async def test_service_ps_shows_where_tasks_are_and_why_they_failed(pyswarm: Run
     assert filtered == rows[1]["ID"] + "\n"
     assert len((await pyswarm("node", "ps", "worker1", "-q")).stdout.splitlines()) == 2
     assert (await pyswarm("node", "ps", "-q")).stdout == ""
+
+
+async def test_published_ports_from_one_end_to_the_other(pyswarm: Run, store: Store) -> None:
+    await pyswarm("network", "create", "app")
+    published = ("-p", "8000-8001:80-81", "--publish", "mode=host,target=53,protocol=udp", "-p", "9000:90")
+    await created(pyswarm, "--name", "web", "--balance", "source-hash", "--network", "app", *published, "nginx:1")
+    listed = "*:8000-8001->80-81/tcp, *:9000->90/tcp\n"
+    assert (await pyswarm("service", "ls", "--format", "{{.Ports}}")).stdout == listed
+    given = PortConfig(protocol="udp", target_port=53, published_port=32801, publish_mode="host")
+    task = await add_task(store, "web", 1, TaskState.RUNNING)
+    with_ports = msgspec.structs.replace(task, status=msgspec.structs.replace(task.status, ports=(given,)))
+    await store.update(lambda tx: tx.update(with_ports))
+    assert (await pyswarm("service", "ps", "web", "--format", "{{.Ports}}")).stdout == "*:32801->53/udp\n"
+    pretty = (await pyswarm("service", "inspect", "--pretty", "web")).stdout
+    assert "Networks: app\nEndpoint Mode: vip\nPorts:\n PublishedPort = 8000\n  Protocol = tcp\n  TargetPort = 80\n" in pretty
+    assert " pyswarm.balance: source-hash" in pretty
+    changes = ("--publish-rm", "53/udp", "--publish-rm", "90", "--publish-add", "9001:90/sctp", "--network-rm", "app")
+    assert (await pyswarm("service", "update", "-d", *changes, "web")).exit_code == 0
+    assert (await pyswarm("service", "ls", "--format", "{{.Ports}}")).stdout == "*:9001->90/sctp, *:8000-8001->80-81/tcp\n"
+    refused = await pyswarm("service", "create", "-d", "-p", "8000:80", "nginx:1")
+    assert (refused.exit_code, "port '8000' is already in use by service 'web'" in refused.stderr) == (1, True)
 
 
 async def test_service_scale_and_update_change_the_spec(pyswarm: Run) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from pyswarm_cli.service.changed_spec import updated_spec
 from pyswarm_cli.service.commands import create, update
-from pyswarm_cli.service.mounts import parse_mount, parse_publish
+from pyswarm_cli.service.mounts import parse_mount
+from pyswarm_cli.service.ports import parse_publish
 from pyswarm_cli.service.spec import service_spec
 
 ENVIRONMENT = {"HOME": "/root"}
@@ -159,7 +160,7 @@ def test_bad_mounts(text: str) -> None:
     ],
 )
 def test_ports(text: str, published: int | None, target: int, protocol: str, mode: str) -> None:
-    port = parse_publish(text)
+    (port,) = parse_publish(text)
     assert (port.get("PublishedPort"), port["TargetPort"], port["Protocol"], port["PublishMode"]) == (
         published,
         target,

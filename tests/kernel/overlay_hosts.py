@@ -70,6 +70,7 @@ class Machine:
             data_dir=self.directory / tag / "data",
             runtime_dir=self.directory / tag / "run",
             data_path_address=self.address,
+            node_id=self.name,
             dns=dns or FakeDNS(),
             make_kernel=lambda: self.kernel(tag),
         )

@@ -1,4 +1,4 @@
-"""Tasks on a real runtime: task machine, worker, images, healthchecks; no manager and no network of its own."""
+"""Tasks on a real runtime: task machine, worker, images, healthchecks; no manager, and the network that the test gives."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from pyswarm_agent.images import ImageStore
 from pyswarm_agent.runtime.access.container_access import ContainerAccess
 from pyswarm_agent.runtime.private_files import PrivateFile
 from pyswarm_agent.runtime.records import ContainerRecord
-from pyswarm_agent.task_container import TaskContainers, container_id_of
+from pyswarm_agent.task_container import Network, TaskContainers, container_id_of
 from pyswarm_agent.task_events import Event, ForgetTask, ReportStatus, TaskAssigned
 from pyswarm_agent.task_machine import TaskMachine
 from pyswarm_agent.volumes import VolumeStore
@@ -26,10 +26,11 @@ from pyswarm_agent.volumes.use import volume_users
 from pyswarm_agent.worker import Worker
 from pyswarm_common.clock import SystemClock
 from pyswarm_common.objects import Record, TaskStatus
-from pyswarm_common.specs import TaskTemplate, decode_task_template
+from pyswarm_common.specs import PortConfig, TaskTemplate, decode_task_template
 from pyswarm_common.task_states import TaskState
 from pyswarm_common.wire import TaskAssignment
 from pyswarm_netplugin.driver import SandboxRequest
+from pyswarm_netplugin.published_ports.records import PublishedPort
 
 IMAGE = "box:1"
 
@@ -43,6 +44,7 @@ class _HostNetwork:
         netns_path: str | None = None
         resolv_conf: str = ""
         hosts: str = ""
+        ports: tuple[PublishedPort, ...] = ()
 
     async def attach(self, request: SandboxRequest) -> Any:
         """Give a place."""
@@ -50,6 +52,9 @@ class _HostNetwork:
 
     async def detach(self, sandbox_id: str) -> None:
         """Nothing was made."""
+
+
+_HOST_NETWORK = _HostNetwork()
 
 
 def write_image(path: Path, **config: Any) -> None:
@@ -69,7 +74,7 @@ def write_image(path: Path, **config: Any) -> None:
 class TaskNode:
     """A node that is told its tasks by the test."""
 
-    def __init__(self, node: RuntimeNode, images: ImageStore) -> None:
+    def __init__(self, node: RuntimeNode, images: ImageStore, network: Network) -> None:
         self.node = node
         clock = SystemClock()
         self.access = ContainerAccess(node.runtime)
@@ -83,7 +88,7 @@ class TaskNode:
         containers = TaskContainers(
             images=images,
             runtime=node.runtime,
-            network=_HostNetwork(),
+            network=network,
             node=lambda: NodeInfo(id="n1", hostname="h1"),
             mounts=ContainerMounts(self.volumes),
         )
@@ -94,10 +99,14 @@ class TaskNode:
             emit=self._emit,
             clock=clock,
             files_of=self._no_files,
+            wait_left_balancers=self._no_balancers,
         )
 
     async def _no_files(self, task_id: str) -> Sequence[PrivateFile]:
         return ()
+
+    async def _no_balancers(self, task_id: str) -> None:
+        return
 
     def _emit(self, event: Event) -> None:
         for instruction in self._machine.handle(event, SystemClock().now_ns()):
@@ -107,13 +116,26 @@ class TaskNode:
             elif not isinstance(instruction, ForgetTask):
                 self.worker.carry_out(instruction)
 
-    def assign(self, task_id: str, script: str, *, resources: dict[str, Any] | None = None, **container: Any) -> None:
+    def assign(
+        self,
+        task_id: str,
+        script: str,
+        *,
+        resources: dict[str, Any] | None = None,
+        host_ports: tuple[PortConfig, ...] = (),
+        **container: Any,
+    ) -> None:
         """Give the node a task that runs a shell script."""
         spec = {"Image": IMAGE, "Command": ["sh", "-c", script], "StopGracePeriod": 1_000_000_000, **container}
         template = {"ContainerSpec": spec, "Resources": {"Limits": resources or {}}}
         self._templates[task_id] = decode_task_template(msgspec.json.encode(template))
         self._assignments[task_id] = TaskAssignment(
-            task_id=task_id, task_spec_id=task_id, desired_state=TaskState.RUNNING, service_name="web", slot=1
+            task_id=task_id,
+            task_spec_id=task_id,
+            desired_state=TaskState.RUNNING,
+            service_name="web",
+            slot=1,
+            host_ports=host_ports,
         )
         self._emit(TaskAssigned(assignment=self._assignments[task_id]))
 
@@ -144,12 +166,12 @@ class TaskNode:
 
 
 @contextlib.asynccontextmanager
-async def task_node(node: RuntimeNode, folder: Path, **config: Any) -> AsyncIterator[TaskNode]:
-    """Yield a node with the image `box:1`."""
+async def task_node(node: RuntimeNode, folder: Path, *, network: Network = _HOST_NETWORK, **config: Any) -> AsyncIterator[TaskNode]:
+    """Yield a node with the image `box:1`; every task is on the host's own network if no other is given."""
     images = ImageStore(folder / "images")
     write_image(folder / "box.tar", **config)
     await images.load(folder / "box.tar")
-    tasks = TaskNode(node, images)
+    tasks = TaskNode(node, images, network)
     running = asyncio.ensure_future(tasks.worker.run())
     await tasks.worker.is_running.wait()
     try:

@@ -7,7 +7,7 @@ CONTAINERS = (
     *("test_runtime_contract", "test_runtime_process", "test_runtime_adoption", "test_runtime_isolation", "test_isolation_escapes"),
     *("test_spec_limits", "test_spec_privileges", "test_spec_devices", "test_spec_mounts", "test_exec", "test_attach"),
     *("test_statistics", "test_access_contract", "test_access_clients", "test_task_faults", "test_health", "test_slow_starts"),
-    *("test_docker_run", "test_local_containers"),
+    *("test_docker_run", "test_local_containers", "test_encrypted_overlay"),
 )
 FOLDER = "tests/kernel"
 SLOWNESS = 10

@@ -26,7 +26,7 @@ PACKAGES = (
 )
 MODULES = (
     *machine_image.LATER_MODULES,
-    *("nft_reject_inet", "nft_limit", "nft_log", "nft_compat", "dummy", "loop", "tun"),
+    *("nft_reject_inet", "nft_limit", "nft_log", "nft_compat", "dummy", "loop", "tun", "wireguard"),
 )
 TOOLS = frozenset({"mypy", "ruff", "import-linter", "grimp", "ast_serialize", "pip", "types-PyYAML"})
 """What checks the code and takes much room."""

@@ -23,8 +23,14 @@ from pyswarm_manager.store.memory import memory_store
 from pyswarm_manager.store.store import Store
 from pyswarm_manager.store.transaction import Transaction
 
-OPEN = Network(id="open-id", name="open", spec_json=b'{"Driver":"overlay","Attachable":true}', vni=4096, subnet="10.0.1.0/29",
-               gateway="10.0.1.1")  # fmt: skip
+OPEN = Network(
+    id="open-id",
+    name="open",
+    spec_json=b'{"Driver":"overlay","Attachable":true,"IPAM":{"Config":[{"Subnet":"10.0.1.0/29"}]}}',
+    vni=4096,
+    subnet="10.0.1.0/29",
+    gateway="10.0.1.1",
+)
 CLOSED = Network(
     id="closed-id", name="closed", spec_json=b'{"Driver":"overlay"}', vni=4097, subnet="10.0.2.0/24", gateway="10.0.2.1"
 )
@@ -39,11 +45,13 @@ class Bench:
         self.store, self.clock = store, clock
         self.attachments = NetworkAttachments(store, clock)
 
-    async def attach(self, container: str, network: str = "open", *, node: str = "n1", id_: str = "", address: str = "") -> str:
+    async def attach(
+        self, container: str, network: str = "open", *, node: str = "n1", id_: str = "", address: str = "", mac: str = ""
+    ) -> str:
         """Ask; returns the address."""
         names = (container, f"{container}-alias")
         request = AttachRequest(
-            attachment_id=id_ or new_id(), container_id=container, network=network, names=names, address=address
+            attachment_id=id_ or new_id(), container_id=container, network=network, names=names, address=address, mac=mac
         )
         return (await self.attachments.attach(node, request)).address
 
@@ -110,6 +118,8 @@ async def test_an_address_that_was_freed_is_not_given_again_at_once(bench: Bench
         ("c1", "open", {"address": "10.0.1.1"}, FailedPrecondition, "Address already in use: 10.0.1.1"),
         ("c1", "open", {"address": "10.9.9.9"}, InvalidArgument, "no configured subnet contains IP address 10.9.9.9"),
         ("c1", "open", {"address": "ten"}, InvalidArgument, "invalid IPv4 address"),
+        ("c1", "open", {"mac": "01:00:00:00:00:07"}, InvalidArgument, "not the address of a single host"),
+        ("c1", "open", {"mac": "02:42:0a:00:01:05"}, InvalidArgument, "belongs to the network's address 10.0.1.5"),
     ],
 )
 async def test_what_is_refused_leaves_nothing(
@@ -125,6 +135,45 @@ async def test_an_address_can_be_asked_for(bench: Bench) -> None:
     assert await bench.attach("c1", address="10.0.1.5") == "10.0.1.5/29"
     with pytest.raises(FailedPrecondition, match="already in use"):
         await bench.attach("c2", address="10.0.1.5")
+
+
+async def test_a_mac_address_can_be_asked_for_and_is_given_once(bench: Bench) -> None:
+    attachment_id = new_id()
+    await bench.attach("c1", id_=attachment_id, mac="02-AA-00-00-00-01")
+    assert bench.store.view.tasks.must_get(attachment_id).attachments[0].mac == "02:aa:00:00:00:01"
+    with pytest.raises(FailedPrecondition, match=f"already in use on network open, by task {attachment_id}"):
+        await bench.attach("c2", mac="02:aa:00:00:00:01")
+    await bench.attachments.detach("n1", DetachRequest(attachment_ids=(attachment_id,)))
+    await bench.attach("c2", mac="02:aa:00:00:00:01")
+
+
+async def test_a_network_from_the_pool_grows_before_it_is_full(bench: Bench) -> None:
+    growing = Network(id="g", name="g", spec_json=NEW.spec_json, vni=4099, subnet="10.0.9.0/29", gateway="10.0.9.1")
+    await bench.store.update(lambda tx: tx.create(growing))
+    given = [await bench.attach(f"c{number}", "g") for number in range(8)]
+    assert len(set(given)) == 8
+    assert [address.split(".")[2] for address in given] == ["9"] * 5 + ["3"] * 3
+    assert bench.store.view.networks.must_get("g").further_subnets == ("10.0.3.0/24",)
+
+
+async def test_what_was_chosen_for_a_service_is_given_to_no_container(bench: Bench) -> None:
+    options = {"pyswarm.addresses": "10.0.1.3+10.0.1.6", "com.docker.network.endpoint.macaddress": "02:00:00:00:00:07"}
+    template = msgspec.json.encode({"Networks": [{"Target": "open-id", "DriverOpts": options}]})
+
+    def add_service(tx: Transaction) -> None:
+        tx.create(TaskSpec(id="fixed", template_json=template))
+        tx.create(Service(id="fix", name="fix", task_spec_id="fixed"))
+
+    await bench.store.update(add_service)
+    with pytest.raises(FailedPrecondition, match="Address already in use: 10.0.1.6"):
+        await bench.attach("c1", address="10.0.1.6")
+    with pytest.raises(FailedPrecondition, match="already in use on network open, by service fix"):
+        await bench.attach("c1", mac="02:00:00:00:00:07")
+    assert [await bench.attach("c1"), await bench.attach("c2")] == ["10.0.1.4/29", "10.0.1.5/29"]
+    with pytest.raises(FailedPrecondition, match="no address is left in network open"):
+        await bench.attach("c3")
+    await bench.store.update(lambda tx: tx.delete(Service, "fix"))
+    assert await bench.attach("c3") in ("10.0.1.3/29", "10.0.1.6/29")
 
 
 async def test_a_node_frees_only_its_own(bench: Bench) -> None:

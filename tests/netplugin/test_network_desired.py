@@ -13,10 +13,10 @@ from pyswarm_netplugin.desired import (
     balancers_of,
     has_egress,
     hosts_file,
-    peers_of,
 )
 from pyswarm_netplugin.egress import choose_address, choose_subnet, gateway_of
-from pyswarm_netplugin.state import Egress
+from pyswarm_netplugin.overlay_links import peers_of
+from pyswarm_netplugin.state import Egress, Peer
 
 UNDERLAY = Underlay(address="192.0.2.1", port=4789, mtu_bytes=1500)
 EGRESS = Egress(address="172.19.0.1/16", mtu_bytes=1500)
@@ -52,7 +52,7 @@ def record(*network_ids: str, egress_address: str = "172.19.0.2/16") -> SandboxR
 
 
 def test_only_endpoints_elsewhere_are_peers() -> None:
-    assert peers_of(view(), "192.0.2.1") == {"10.0.1.6": "192.0.2.2"}
+    assert peers_of(view(), "192.0.2.1") == {"10.0.1.6": Peer(host="192.0.2.2")}
 
 
 def test_a_chains_name_says_its_backends() -> None:

@@ -14,7 +14,7 @@ from pyswarm_netplugin import operations as op
 from pyswarm_netplugin.driver import NetworkDriver, SandboxRequest
 from pyswarm_netplugin.fake_dns import FakeDNS
 from pyswarm_netplugin.kernel.fake import FakeKernel
-from pyswarm_netplugin.state import State
+from pyswarm_netplugin.state import Peer, State
 
 
 class Node:
@@ -118,7 +118,7 @@ async def test_after_a_power_cut_lost_sandboxes_are_forgotten_and_overlays_rebui
     await node.restart()
     assert node.driver.sandboxes() == frozenset()
     assert node.kernel.sandboxes == {}
-    assert node.kernel.overlays["net-a"].peers == {"10.0.1.9": "192.0.2.2"}
+    assert node.kernel.overlays["net-a"].peers == {"10.0.1.9": Peer(host="192.0.2.2")}
 
 
 async def test_what_nobody_remembers_is_removed_at_start(node: Node) -> None:

@@ -10,32 +10,51 @@ from pyswarm_netplugin.apply import carry_out
 from pyswarm_netplugin.kernel.fake import FakeKernel
 from pyswarm_netplugin.naming import balancer_chain
 from pyswarm_netplugin.plan import describe, plan
-from pyswarm_netplugin.state import Egress, Link, Overlay, Sandbox, State, Stray, Tunnel
+from pyswarm_netplugin.state import Egress, Link, Overlay, Peer, Sandbox, State, Stray, Tunnel
 
 NETWORKS = ("net-a", "net-b", "net-c")
 EGRESS = Egress(address="172.19.0.1/16", mtu_bytes=1500)
-HOSTS = st.sampled_from(["192.0.2.1", "192.0.2.2", "192.0.2.3"])
+PEERS = st.builds(
+    Peer,
+    host=st.sampled_from(["192.0.2.1", "192.0.2.2"]),
+    mac=st.sampled_from(["", "02:11:22:33:44:55"]),
+    ipv6_address=st.sampled_from(["", "fd00::1"]),
+)
+MTUS = st.sampled_from([1450, 1400])
 ENDPOINTS = st.sampled_from([f"10.0.1.{n}" for n in range(3, 12)])
 
 
-def overlay(peers: dict[str, str], vni: int = 4097) -> Overlay:
+def overlay(peers: dict[str, Peer], vni: int = 4097, mtu_bytes: int = 1450) -> Overlay:
     """Return an overlay that is whole."""
-    tunnel = Tunnel(vni=vni, port=4789, local_address="192.0.2.9", mtu_bytes=1450)
+    tunnel = Tunnel(vni=vni, port=4789, local_address="192.0.2.9", mtu_bytes=mtu_bytes)
     return Overlay(has_bridge=True, tunnel=tunnel, peers=peers)
+
+
+def links_on(network_id: str, address: str) -> st.SearchStrategy[Link]:
+    """Return links with this address that differ in what can change while they carry traffic, and in what cannot."""
+    return st.builds(
+        Link,
+        network_id=st.just(network_id),
+        address=st.just(address),
+        mtu_bytes=MTUS,
+        mac=st.sampled_from(["", "02:11:22:33:44:55"]),
+        ipv6_address=st.sampled_from(["", "fd00::5/64"]),
+        routes=st.sampled_from([(), ("10.0.9.0/24",)]),
+    )
 
 
 @st.composite
 def goals(draw: st.DrawFn) -> State:
     """Draw a state as a driver could desire it."""
     overlays = {
-        network_id: overlay(draw(st.dictionaries(ENDPOINTS, HOSTS, max_size=4)), vni=draw(st.sampled_from([4097, 4098])))
+        network_id: overlay(draw(st.dictionaries(ENDPOINTS, PEERS, max_size=4)), draw(st.sampled_from([4097, 4098])), draw(MTUS))
         for network_id in draw(st.sets(st.sampled_from(NETWORKS)))
     }
     backends_of: dict[str, tuple[str, ...]] = {}
     sandboxes = {}
     for sandbox_id in draw(st.sets(st.sampled_from(["t1", "t2", "t3"]))):
         links = {
-            f"eth{number}": Link(network_id=network_id, address=f"10.0.{number}.{draw(st.integers(3, 5))}/24", mtu_bytes=1450)
+            f"eth{number}": draw(links_on(network_id, f"10.0.{number}.{draw(st.integers(3, 5))}/24"))
             for number, network_id in enumerate(sorted(overlays))
             if draw(st.booleans())
         }
@@ -103,7 +122,7 @@ def test_strays_go_first_and_every_operation_says_itself() -> None:
     link = Link(network_id="net-a", address="10.0.1.5/24", mtu_bytes=1450)
     chain = balancer_chain("10.0.1.2", ("10.0.1.5",))
     desired = State(
-        overlays={"net-a": overlay({"10.0.1.6": "192.0.2.1"})},
+        overlays={"net-a": overlay({"10.0.1.6": Peer(host="192.0.2.1")})},
         sandboxes={"t1": Sandbox(links={"eth0": link}, chains={"10.0.1.2": chain})},
         egress=EGRESS,
         backends={chain: ("10.0.1.5",)},
@@ -144,3 +163,22 @@ def test_a_network_that_fails_takes_only_its_own_sandboxes_with_it() -> None:
         "sandbox ta": "VNI 4097 is already used",
     }
     assert kernel.sandboxes["tb"] == desired.sandboxes["tb"]
+
+
+def test_sizes_routes_and_ipv6_change_without_taking_a_link_away() -> None:
+    before = Link(network_id="net-a", address="10.0.1.5/24", mtu_bytes=1450)
+    after = msgspec.structs.replace(before, mtu_bytes=1400, routes=("10.0.9.0/24",), ipv6_address="fd00::5/64")
+    states = [
+        State(overlays={"net-a": overlay({}, mtu_bytes=link.mtu_bytes)}, sandboxes={"t1": Sandbox(links={"eth0": link}, chains={})})
+        for link in (before, after)
+    ]
+    assert describe(plan(states[1], states[0])).splitlines() == [
+        "overlay net-a: MTU 1400",
+        "sandbox t1: adjust eth0 10.0.1.5/24: MTU 1400, fd00::5/64, 10.0.9.0/24",
+    ]
+    another = msgspec.structs.replace(after, mac="02:11:22:33:44:55")
+    last = msgspec.structs.replace(states[1], sandboxes={"t1": Sandbox(links={"eth0": another}, chains={})})
+    assert describe(plan(last, states[1])).splitlines() == [
+        "sandbox t1: disconnect eth0",
+        "sandbox t1: connect eth0 10.0.1.5/24 to overlay net-a",
+    ]

@@ -170,7 +170,7 @@ def modules_in_order(files: dict[str, Path], wanted: tuple[str, ...]) -> list[Pa
         if path is not None and path not in ordered:
             found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
             for needed in found.group(1).decode().split(",") if found else ():
-                add(needed)
+                add(needed.replace("-", "_"))
             ordered.append(path)
 
     for name in wanted:

@@ -14,6 +14,7 @@ from pyswarm_agent.runtime.access.interface import Access
 from pyswarm_agent.runtime.interface import Runtime
 from pyswarm_agent.volumes import VolumeStore
 from pyswarm_common.clock import Clock, SystemClock
+from pyswarm_netplugin.audit.watch import NetworkWatch
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class AgentServices:
     local: LocalContainers
     events: EventBus
     clock: Clock = field(default_factory=SystemClock)
+    network_watch: NetworkWatch = field(default_factory=lambda: NetworkWatch(SystemClock()))
     execs: ExecStore = field(init=False)
 
     def __post_init__(self) -> None:

@@ -6,13 +6,14 @@ Source: Moby `daemon/list.go` (`acceptedPsFilterTags`, `includeContainerInList`)
 import re
 from collections.abc import Sequence
 
-from pyswarm_agent.api.container_rendering import network_names, state_of
+from pyswarm_agent.api.container_networks import network_names
+from pyswarm_agent.api.container_rendering import state_of
 from pyswarm_agent.api.image_filters import until_ns
 from pyswarm_agent.container_lookup import find_container
 from pyswarm_agent.health.rendering import health_filter_value
 from pyswarm_agent.health.rules import Health
 from pyswarm_agent.local_containers.held import Held
-from pyswarm_agent.local_containers.ports import parse_port
+from pyswarm_agent.local_containers.ports import parse_port, published_ports
 from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.errors import InvalidArgument
@@ -85,9 +86,8 @@ class ContainerFilter:
         mounted = {place for mount in container.config.mounts for place in (mount.volume, mount.target, mount.source) if place}
         if volumes and mounted.isdisjoint(volumes):
             return False
-        place = held.place if held is not None else None
-        published = {(port.host_port, port.protocol) for port in (place.ports if place is not None else ())}
-        published |= {(port.container_port, port.protocol) for port in (place.ports if place is not None else ())}
+        ports = published_ports(container, held)
+        published = {(number, port.protocol) for port in ports for number in (port.host_port, port.container_port)}
         exposed = {parse_port(key) for key in (held.container.config.get("ExposedPorts") or {})} if held is not None else set()
         return (not self._published or not self._published.isdisjoint(published)) and (
             not self._exposed or not self._exposed.isdisjoint(exposed | published)

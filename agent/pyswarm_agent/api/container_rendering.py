@@ -4,14 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from pyswarm_agent.api.container_networks import networks_of
 from pyswarm_agent.api.host_config_rendering import render_host_config
-from pyswarm_agent.api.task_network_rendering import task_networks
 from pyswarm_agent.health.rendering import health_suffix, render_health, render_healthcheck
 from pyswarm_agent.health.rules import Health
 from pyswarm_agent.local_containers.held import Held
 from pyswarm_agent.local_containers.mounts import rendered_mounts
-from pyswarm_agent.local_containers.ports import listed_ports, rendered_ports
-from pyswarm_agent.local_containers.records import BRIDGE, CONTAINER_PREFIX, HOST, NONE
+from pyswarm_agent.local_containers.ports import listed_ports, published_ports, rendered_ports
+from pyswarm_agent.local_containers.records import BRIDGE, CONTAINER_PREFIX
 from pyswarm_agent.local_containers.restart_policy import RestartPolicy
 from pyswarm_agent.runtime.records import ContainerConfig, ContainerRecord
 from pyswarm_common.engine_api.responses import ZERO_TIME, rfc3339
@@ -32,12 +32,12 @@ def render_container(
         "ImageID": config.image_id,
         "Command": " ".join(_quote(arg) for arg in config.args),
         "Created": container.created_at_ns // _SECOND_NS,
-        "Ports": listed_ports(_exposed(held), held.place.ports if held is not None and held.place is not None else ()),
+        "Ports": listed_ports(_exposed(held), published_ports(container, held)),
         "Labels": config.labels,
         "State": state_of(container, held),
         "Status": _status(container, now_ns, health, held),
         "HostConfig": {"NetworkMode": _network_mode(held)},
-        "NetworkSettings": {"Networks": _networks(container, held)},
+        "NetworkSettings": {"Networks": networks_of(container, held)},
         "Mounts": rendered_mounts(config.mounts),
     }
 
@@ -83,22 +83,6 @@ def state_of(container: ContainerRecord, held: Held | None) -> str:
     if held is not None and held.is_removed:
         return "removing"
     return "restarting" if held is not None and held.is_restarting else container.state
-
-
-def network_names(container: ContainerRecord, held: Held | None) -> dict[str, str]:
-    """Return the ids of the container's networks by name."""
-    if held is None:
-        return {network.name: network.id for network in container.config.networks}
-    if held.container.is_on_overlay:
-        attachment = held.place.attachment if held.place is not None else None
-        return {attachment.network_name: attachment.network_id} if attachment is not None else {held.container.network_mode: ""}
-    mode = held.container.network_mode
-    return {mode: network_id(mode)} if mode in (BRIDGE, HOST, NONE) else {}
-
-
-def network_id(name: str) -> str:
-    """Return the id of one of the three networks that every node has: 64 hexadecimal digits."""
-    return hashlib.sha256(f"pyswarm network {name}".encode()).hexdigest()
 
 
 def _host_config(config: ContainerConfig, held: Held | None) -> dict[str, Any]:
@@ -156,17 +140,17 @@ def _render_state(container: ContainerRecord, held: Held | None) -> dict[str, An
 
 
 def _network_settings(container: ContainerRecord, held: Held | None) -> dict[str, Any]:
-    networks = _networks(container, held)
+    networks = networks_of(container, held)
     main = networks.get(BRIDGE, {})
     is_live = container.is_live and held is not None and held.place is not None
-    ports = held.place.ports if held is not None and held.place is not None else ()
+    ports = published_ports(container, held)
     return {
         "Bridge": "",
         "SandboxID": _digest("sandbox", container) if is_live else "",
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
-        "Ports": rendered_ports(_exposed(held), ports) if is_live else {},
+        "Ports": rendered_ports(_exposed(held), ports) if is_live or held is None else {},
         "SandboxKey": container.config.netns_path or "" if is_live else "",
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
@@ -179,33 +163,6 @@ def _network_settings(container: ContainerRecord, held: Held | None) -> dict[str
         "IPv6Gateway": "",
         "MacAddress": main.get("MacAddress", ""),
         "Networks": networks,
-    }
-
-
-def _networks(container: ContainerRecord, held: Held | None) -> dict[str, dict[str, Any]]:
-    if held is None:
-        return task_networks(container)
-    place = held.place if held is not None and container.is_live else None
-    address, _, prefix = (place.address if place is not None else "").partition("/")
-    is_named = held is not None and held.container.is_on_overlay
-    mac = "02:42:" + ":".join(f"{int(part):02x}" for part in address.split(".")) if address else ""
-    return {
-        name: {
-            "IPAMConfig": {"IPv4Address": asked} if (asked := held.container.address if held is not None else "") else None,
-            "Links": None,
-            "Aliases": [*held.container.aliases, container.config.id[:12]] if held is not None and is_named else None,
-            "NetworkID": id_,
-            "EndpointID": _digest("endpoint", container) if place is not None else "",
-            "Gateway": place.gateway if place is not None else "",
-            "IPAddress": address,
-            "IPPrefixLen": int(prefix or 0),
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "MacAddress": mac,
-            "DriverOpts": None,
-        }
-        for name, id_ in network_names(container, held).items()
     }
 
 

@@ -125,6 +125,8 @@ class EndpointIPAMBody(Spec, frozen=True, kw_only=True):
     """The address that it asks for."""
 
     ipv4_address: str = msgspec.field(name="IPv4Address", default="")
+    ipv6_address: str = msgspec.field(name="IPv6Address", default="")
+    link_local_ips: list[str] | None = msgspec.field(name="LinkLocalIPs", default=None)
 
 
 class EndpointBody(Spec, frozen=True, kw_only=True):
@@ -132,6 +134,18 @@ class EndpointBody(Spec, frozen=True, kw_only=True):
 
     ipam_config: EndpointIPAMBody | None = msgspec.field(name="IPAMConfig", default=None)
     aliases: list[str] | None = None
+    links: list[str] | None = None
+    mac_address: str = ""
+    gw_priority: int = 0
+    driver_opts: dict[str, str] | None = None
+
+
+class ConnectBody(Spec, frozen=True, kw_only=True):
+    """The body of `POST /networks/{id}/connect` and `/disconnect`."""
+
+    container: str = ""
+    endpoint_config: EndpointBody | None = None
+    force: bool = False
 
 
 class NetworkingBody(Spec, frozen=True, kw_only=True):
@@ -160,5 +174,6 @@ class CreateBody(Spec, frozen=True, kw_only=True):
     healthcheck: HealthConfig | None = None
     stop_signal: str = ""
     stop_timeout: int | None = None
+    mac_address: str = ""
     host_config: HostConfigBody = HostConfigBody()
     networking_config: NetworkingBody = NetworkingBody()

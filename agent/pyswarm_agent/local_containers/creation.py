@@ -12,6 +12,7 @@ from pyswarm_agent.container_config import DEFAULT_PATH, SHORT_ID_LENGTH, merge_
 from pyswarm_agent.health.merging import merge_healthcheck
 from pyswarm_agent.images import Image
 from pyswarm_agent.local_containers.create_body import CreateBody, EndpointBody, HostConfigBody
+from pyswarm_agent.local_containers.endpoints import check_endpoint, joined_of
 from pyswarm_agent.local_containers.limits import (
     block_limits_of,
     block_weight_of,
@@ -21,7 +22,7 @@ from pyswarm_agent.local_containers.limits import (
     swap_of,
 )
 from pyswarm_agent.local_containers.ports import port_requests
-from pyswarm_agent.local_containers.records import BRIDGE, CONTAINER_PREFIX, HOST, NONE, LocalContainer
+from pyswarm_agent.local_containers.records import BRIDGE, CONTAINER_PREFIX, HOST, NONE, Joined, LocalContainer
 from pyswarm_agent.local_containers.refusals import refuse_what_is_not_offered
 from pyswarm_agent.local_containers.restart_policy import parse_policy
 from pyswarm_agent.runtime.records import (
@@ -102,15 +103,17 @@ def build(body: CreateBody, posted: Mapping[str, Any], image: Image, *, containe
     if host.auto_remove and policy.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     requests = port_requests(host.port_bindings or {}, exposed, publishes_all=host.publish_all_ports)
-    endpoint = _endpoint(body)
+    joins = _joined(body, mode)
+    first = joins[0] if joins else Joined(network=mode)
     container = LocalContainer(
         id=container_id,
         name=name,
         config=_shown_config(posted, config, env, entrypoint, cmd, image, exposed),
         host_config={k: v for k, v in dict(posted.get("HostConfig") or {}).items() if v is not None},
         network_mode=mode,
-        aliases=tuple(endpoint.aliases or ()),
-        address=endpoint.ipam_config.ipv4_address if endpoint.ipam_config is not None else "",
+        aliases=first.aliases,
+        address=first.address,
+        joined=joins if len(joins) > 1 or first.mac or first.priority else None,
         port_requests=requests if mode not in (HOST, NONE) else (),
         extra_hosts=tuple(map(_extra_host, host.extra_hosts or ())),
         dns=DNSConfig(nameservers=host.dns, search=host.dns_search, options=host.dns_options),
@@ -121,14 +124,12 @@ def build(body: CreateBody, posted: Mapping[str, Any], image: Image, *, containe
 
 
 def network_mode(body: CreateBody) -> str:
-    """Return `bridge`, `host`, `none`, `container:…` or a network of the cluster. Raises InvalidArgument, Unimplemented."""
+    """Return `bridge`, `host`, `none`, `container:…` or a network that somebody made. Raises InvalidArgument."""
     asked = body.host_config.network_mode
     joined = [name for name in body.networking_config.endpoints_config or {} if name not in DEFAULT_NETWORK_MODES]
     if asked in DEFAULT_NETWORK_MODES and joined:
         asked = joined[0]
     mode = BRIDGE if asked in DEFAULT_NETWORK_MODES else asked
-    if len(joined) > 1:
-        raise Unimplemented("a single container joins one network: several are not supported yet")
     if mode in (BRIDGE, HOST, NONE):
         return mode
     if mode.startswith(CONTAINER_PREFIX) and mode != CONTAINER_PREFIX:
@@ -139,9 +140,26 @@ def network_mode(body: CreateBody) -> str:
     return mode
 
 
-def _endpoint(body: CreateBody) -> EndpointBody:
-    """What is asked of the one network that is joined."""
-    return next(filter(None, (body.networking_config.endpoints_config or {}).values()), EndpointBody())
+def _joined(body: CreateBody, mode: str) -> tuple[Joined, ...]:
+    """The networks that it joins, that of its mode first."""
+    asked = (body.networking_config.endpoints_config or {}).items()
+    endpoints = {mode if name in DEFAULT_NETWORK_MODES and mode == BRIDGE else name: one or EndpointBody() for name, one in asked}
+    for name, endpoint in endpoints.items():
+        check_endpoint(name, endpoint)
+    others = [name for name in endpoints if name not in (mode, "", "default")]
+    if mode in (HOST, NONE) or mode.startswith(CONTAINER_PREFIX):
+        if others:
+            raise InvalidArgument(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+                if mode == NONE
+                else "container sharing network namespace with another container or host cannot be connected to any other network"
+            )
+        return ()
+    first = endpoints.get(mode, EndpointBody())
+    if body.mac_address and not first.mac_address:
+        first = msgspec.structs.replace(first, mac_address=body.mac_address)
+        check_endpoint(mode, first)
+    return tuple(joined_of(name, one) for name, one in {mode: first, **{name: endpoints[name] for name in others}}.items())
 
 
 def merged_command(body: CreateBody, image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:

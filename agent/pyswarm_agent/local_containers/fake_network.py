@@ -1,10 +1,11 @@
 """A network of local containers in memory, for tests: addresses are counted, ports are taken as asked."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from pyswarm_agent.local_containers.records import BRIDGE, HOST, LocalContainer, NetworkPlace
 from pyswarm_agent.runtime.records import ContainerConfig
+from pyswarm_common.wire import NetworkView
 from pyswarm_netplugin.published_ports.allocation import allocate
 from pyswarm_netplugin.published_ports.records import PublishedPort
 
@@ -14,6 +15,7 @@ class FakeLocalNetwork:
 
     def __init__(self) -> None:
         self.places: dict[str, NetworkPlace] = {}
+        self.views: dict[str, NetworkView] = {}
         self.refuse: Callable[[str], None] = lambda _: None
         self._next = 2
 
@@ -38,6 +40,17 @@ class FakeLocalNetwork:
     def place(self, container: LocalContainer, config: ContainerConfig) -> NetworkPlace | None:
         """Return what it was given."""
         return self.places.get(container.id)
+
+    async def networks_changed(self) -> None:
+        """Have nothing to make."""
+
+    def carried(self) -> Mapping[str, NetworkView]:
+        """Carry what `views` says."""
+        return self.views
+
+    async def host_routes(self) -> tuple[str, ...]:
+        """Know of one."""
+        return ("172.18.0.0/16",)
 
     async def close(self) -> None:
         """Let go; the places stay."""

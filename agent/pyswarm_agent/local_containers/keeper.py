@@ -20,6 +20,7 @@ from pyswarm_agent.container_lookup import find_container
 from pyswarm_agent.events import EventBus
 from pyswarm_agent.health.monitors import HealthMonitors
 from pyswarm_agent.images import ImageStore, parse_reference
+from pyswarm_agent.local_containers.connections import Connections
 from pyswarm_agent.local_containers.create_body import Resources
 from pyswarm_agent.local_containers.creation import build, decode_body
 from pyswarm_agent.local_containers.held import Held
@@ -32,6 +33,7 @@ from pyswarm_agent.local_containers.refusals import check_platform, refuse_to_up
 from pyswarm_agent.local_containers.restart_policy import RestartProgress, parse_policy
 from pyswarm_agent.local_containers.runs import Runs
 from pyswarm_agent.local_containers.store import LocalContainerStore
+from pyswarm_agent.node_networks.store import NodeNetworks
 from pyswarm_agent.persistence import failed_of
 from pyswarm_agent.runtime.interface import Runtime, no_such_container
 from pyswarm_agent.runtime.records import ContainerRecord
@@ -61,6 +63,7 @@ class LocalContainers:
         events: EventBus,
         hostname: Callable[[], str],
         choices: random.Random | None = None,
+        networks: NodeNetworks | None = None,
     ) -> None:
         self._images = images
         self._runtime = runtime
@@ -72,6 +75,8 @@ class LocalContainers:
         self._held: dict[str, Held] = {}
         self._new_names: dict[str, str] = {}
         self._health = health
+        networks = NodeNetworks(folder.with_name("node-networks")) if networks is None else networks
+        self.connections = Connections(networks, network, runtime, clock, events, self._held, self._save)
         self._runs = Runs(runtime, network, health, clock, self._save, self._remove_ended)
 
     async def run(self) -> None:
@@ -105,7 +110,7 @@ class LocalContainers:
         self._take_name(name, container_id)
         try:
             container, config = build(body, posted, image, container_id=container_id, name=name, hostname=self._hostname())
-            container = self._with_joined_id(container)
+            container = self.connections.resolved(self._with_joined_id(container))
             declared = [*(body.volumes or {}), *image.config.volumes]
             layers = tuple(str(path) for path in self._images.layer_paths(image))
             asked = asked_mounts(body)
@@ -227,6 +232,7 @@ class LocalContainers:
             try:
                 await self._save(held, name=name)
                 await self._runtime.configure(msgspec.structs.replace(self._need(container_id).config, name=name))
+                await self.connections.renamed(held)
             finally:
                 self._new_names.pop(name, None)
 
@@ -264,6 +270,7 @@ class LocalContainers:
             if config.name != held.container.name:
                 await self._runtime.configure(msgspec.structs.replace(config, name=held.container.name))
         await self._runs.take_up(list(self._held.values()))
+        await self.connections.finish_changes()
 
     async def _remove_ended(self, held: Held) -> None:
         await failed_of((f"remove container {held.container.id}", lambda: self._remove(held, with_volumes=True)))

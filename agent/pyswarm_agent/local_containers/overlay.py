@@ -23,7 +23,7 @@ import structlog
 
 from pyswarm_agent.container_config import SHORT_ID_LENGTH
 from pyswarm_agent.local_containers.network import extra_lines
-from pyswarm_agent.local_containers.records import LocalContainer, NetworkPlace, OverlayAttachment
+from pyswarm_agent.local_containers.records import Joined, LocalContainer, NetworkPlace, OverlayAttachment
 from pyswarm_agent.persistence import until_done
 from pyswarm_agent.resolver_config import resolv_conf, search_domains, with_extra_hosts
 from pyswarm_agent.runtime.records import ContainerConfig
@@ -33,7 +33,7 @@ from pyswarm_common.errors import NotFound, PyswarmError, Unavailable
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import NetworkAttachment
 from pyswarm_common.waiting import wait_first
-from pyswarm_common.wire import Assignments
+from pyswarm_common.wire import Assignments, NetworkView
 from pyswarm_netplugin.driver import NetworkDriver, Sandbox, SandboxRequest
 from pyswarm_netplugin.egress import gateway_of, subnet_of
 from pyswarm_netplugin.published_ports.allocation import PortUnavailable
@@ -81,17 +81,25 @@ class OverlayNetworks:
         """Attachments in use that the managers do not have."""
         self._has_work = asyncio.Event()
         self._was_told = asyncio.Event()
+        self.on_told: Callable[[], Awaitable[None]] = _nothing
+        """What to do when views may have changed, and when an attachment was taken off, by another driver."""
+        self._given_up: list[tuple[str, str]] = []
 
     async def serve(self, driver: NetworkDriver, ask: Ask) -> None:
         """Give containers their places until cancelled; those that run keep theirs. `driver` is started."""
         self._driver, self._ask = driver, ask
+        driver.auditing.remakers.append(self._told_again)
         try:
             await until_done(self._clock, ("remove what ended containers had of the network", self._sweep))
             self._is_open.set()
             while True:
                 await self._has_work.wait()
                 self._has_work.clear()
-                steps = ("give addresses back", self._give_back), ("ask for addresses again", self._ask_again)
+                steps = (
+                    ("give addresses back", self._give_back),
+                    ("ask for addresses again", self._ask_again),
+                    ("change borrowed networks", self.on_told),
+                )
                 await until_done(self._clock, *steps)
         finally:
             self._is_open.clear()
@@ -104,7 +112,7 @@ class OverlayNetworks:
         self._unused |= had - in_use.keys()
         settled = {id_ for id_, used in in_use.items() if used.is_settled and not used.is_ending}
         self._lost |= settled - had if message.is_complete else settled.intersection(message.removed_tasks)
-        if self._unused or self._lost:
+        if self._unused or self._lost or any(key != used.container_id for key, used in self._used.items()):
             self._has_work.set()
         self._was_told.set()
 
@@ -163,6 +171,56 @@ class OverlayNetworks:
         self._unused.add(used.request.attachment_id)
         self._has_work.set()
 
+    async def acquire(self, container: LocalContainer, join: Joined) -> OverlayAttachment:
+        """Get an address for a container whose place another driver makes. Raises PyswarmError."""
+        driver = await self._opened(join.network)
+        asking = msgspec.structs.replace(container, aliases=join.aliases)
+        used = _Used(container.id, _request(asking, new_id(), join.network, join.address))
+        self._used[used.request.attachment_id] = used
+        try:
+            answer = await self._asked(used.request)
+            await wait_first(self._wait_view(driver, answer), self._clock.sleep(VIEW_LIMIT_S))
+            if answer.network_id not in driver.views():
+                raise _untold(answer)
+        except BaseException:
+            self.release(used.request.attachment_id)
+            raise
+        attachment = OverlayAttachment(
+            id=used.request.attachment_id,
+            network_id=answer.network_id,
+            network_name=answer.network_name,
+            address=answer.address,
+        )
+        self.keep(asking, attachment)
+        return attachment
+
+    def keep(self, container: LocalContainer, attachment: OverlayAttachment) -> None:
+        """Hold an address that `acquire` got, in this life of the daemon or an earlier one."""
+        request = _request(container, attachment.id, attachment.network_id, attachment.address.partition("/")[0])
+        self._used[attachment.id] = _Used(container.id, request, is_settled=True)
+
+    def release(self, attachment_id: str) -> None:
+        """Give an address back that `acquire` got; nothing uses it any more."""
+        if self._used.pop(attachment_id, None) is not None:
+            self._unused.add(attachment_id)
+            self._has_work.set()
+
+    def take_given_up(self) -> list[tuple[str, str]]:
+        """Return, once, containers and networks that they must leave: the managers refused to give the address again."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def acquired_by(self, container_id: str) -> frozenset[str]:
+        """Return the attachments that `acquire` got for a container and that it has."""
+        return frozenset(key for key, used in self._used.items() if used.container_id == container_id and key != container_id)
+
+    def views(self) -> dict[str, NetworkView]:
+        """Return the networks of the cluster that this node knows now."""
+        return self._driver.views() if self._driver is not None else {}
+
+    async def _told_again(self) -> None:
+        await self.on_told()
+
     async def _opened(self, network: str) -> NetworkDriver:
         if not self._is_open.is_set():
             if not self._is_member():
@@ -217,9 +275,7 @@ class OverlayNetworks:
                 f"driver failed programming external connectivity on endpoint {container.name} ({container.id}): {error.message}"
             ) from error
         except NotFound as error:
-            raise Unavailable(
-                f"Could not attach to network {answer.network_name}: the managers did not tell this node of it; try again"
-            ) from error
+            raise _untold(answer) from error
 
     async def _sweep(self) -> None:
         if self._driver is not None:
@@ -251,13 +307,24 @@ class OverlayNetworks:
             "the managers had given its address up while this node was away: restart the container to join it to the network again"
         )
         _log.error("local_container.taken_off_network", container=used.container_id, reason=error.message, hint=hint)
-        if self._driver is not None and self._driver.sandbox(used.sandbox_id) is not None and not used.is_ending:
+        if used.request.attachment_id in self._used:
+            self._given_up.append((used.container_id, used.request.network))
+            self._has_work.set()
+        elif self._driver is not None and self._driver.sandbox(used.sandbox_id) is not None and not used.is_ending:
             await self._driver.attach(SandboxRequest(id=used.sandbox_id, hostname=""))
+
+
+def _untold(answer: AttachAnswer) -> Unavailable:
+    return Unavailable(f"Could not attach to network {answer.network_name}: the managers did not tell this node of it; try again")
 
 
 def _request(container: LocalContainer, attachment_id: str, network: str, address: str) -> AttachRequest:
     names = (container.name, *container.aliases, container.id[:SHORT_ID_LENGTH])
     return AttachRequest(attachment_id=attachment_id, container_id=container.id, network=network, names=names, address=address)
+
+
+async def _nothing() -> None:
+    """Have nobody who borrows."""
 
 
 def _place(container: LocalContainer, config: ContainerConfig, sandbox: Sandbox, attachment: OverlayAttachment) -> NetworkPlace:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyswarm_agent.local_containers.create_body import PortBinding
+from pyswarm_agent.local_containers.held import Held
+from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_netplugin.published_ports.allocation import PROTOCOLS
 from pyswarm_netplugin.published_ports.records import PortRequest, PublishedPort
@@ -43,6 +45,13 @@ def parse_port(text: str) -> tuple[int, str]:
     if protocol not in PROTOCOLS:
         raise InvalidArgument(f"invalid proto: {protocol}")
     return _number(number, text), protocol
+
+
+def published_ports(container: ContainerRecord, held: Held | None) -> tuple[PublishedPort, ...]:
+    """Return the ports of the host that lead to a container that runs; `held` when it is a local one, else it is a task's."""
+    if held is not None:
+        return held.place.ports if held.place is not None else ()
+    return container.config.ports if container.is_live else ()
 
 
 def rendered_ports(exposed: Iterable[str], ports: Iterable[PublishedPort]) -> dict[str, list[dict[str, str]] | None]:

@@ -22,6 +22,27 @@ class OverlayAttachment(Record, frozen=True, kw_only=True):
     ports: tuple[PublishedPort, ...] = ()
 
 
+class Joined(Record, frozen=True, kw_only=True):
+    """A network that a container is on, or will be when it runs.
+
+    `network`: `bridge`, or the name or id that was asked for; `network_id`, `network_name`: of a network of this node. `address`,
+    `mac`: those that it is to have, "" for any. The highest `priority` has the default route, then the first by name.
+    """
+
+    network: str
+    network_id: str = ""
+    network_name: str = ""
+    aliases: tuple[str, ...] = ()
+    address: str = ""
+    mac: str = ""
+    priority: int = 0
+
+    @property
+    def name(self) -> str:
+        """The network's name, as far as it is known."""
+        return self.network_name or self.network
+
+
 class LocalContainer(Record, frozen=True, kw_only=True):
     """A container that was made through the Engine API. `config` and `host_config` are as `inspect` shows them."""
 
@@ -30,13 +51,17 @@ class LocalContainer(Record, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     host_config: dict[str, Any] = {}
     network_mode: str = BRIDGE
-    """`bridge`, `host`, `none`, `container:` and an id, or the name or id of an attachable network of the cluster."""
+    """`bridge`, `host`, `none`, `container:` and an id, or the name or id of a network of this node or the cluster."""
     aliases: tuple[str, ...] = ()
     """Further names of it on that network."""
     address: str = ""
     """The one that it is to have there, "" for any."""
+    joined: tuple[Joined, ...] | None = None
+    """Its networks; None when they follow from the mode."""
     attachment: OverlayAttachment | None = None
-    """Of its last run."""
+    """Of its last run, when a network of the cluster is its only one."""
+    attachments: tuple[OverlayAttachment, ...] = ()
+    """Of its last run, when it is on networks of the cluster and of this node."""
     port_requests: tuple[PortRequest, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     """As `name:address`."""
@@ -55,9 +80,28 @@ class LocalContainer(Record, frozen=True, kw_only=True):
     """Names of the volumes that it mounts."""
 
     @property
-    def is_on_overlay(self) -> bool:
-        """Whether it joins a network of the cluster."""
+    def names_network(self) -> bool:
+        """Whether its mode is a network that somebody made, of this node or of the cluster."""
         return self.network_mode not in (BRIDGE, HOST, NONE) and not self.network_mode.startswith(CONTAINER_PREFIX)
+
+    @property
+    def joins(self) -> tuple[Joined, ...]:
+        """Its networks, the mode's first; () when it is on none of its own."""
+        if self.joined is not None:
+            return self.joined
+        if self.network_mode != BRIDGE and not self.names_network:
+            return ()
+        return (Joined(network=self.network_mode, aliases=self.aliases, address=self.address),)
+
+
+class PlacedNetwork(Record, frozen=True, kw_only=True):
+    """A container's place on one network: `address` with prefix length."""
+
+    id: str
+    name: str
+    address: str = ""
+    gateway: str = ""
+    mac: str = ""
 
 
 class NetworkPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,5 +114,9 @@ class NetworkPlace(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     gateway: str = ""
     ports: tuple[PublishedPort, ...] = ()
+    networks: tuple[PlacedNetwork, ...] = ()
+    """Those that somebody made. The default bridge has `address` and `gateway`."""
     attachment: OverlayAttachment | None = None
-    """On a network of the cluster: its address is `address`."""
+    """On a network of the cluster alone: its address is `address`."""
+    attachments: tuple[OverlayAttachment, ...] = ()
+    """On networks of the cluster beside those of this node."""

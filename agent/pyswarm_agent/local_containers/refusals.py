@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyswarm_agent.local_containers.create_body import CreateBody
-from pyswarm_agent.local_containers.records import BRIDGE, HOST, NONE
 from pyswarm_common.errors import InvalidArgument, NotFound, Unimplemented
 
 _NOT_OFFERED = {
@@ -28,9 +27,6 @@ _UPDATABLE_TEXT = (
     "blkioweight pidslimit restartpolicy"
 )
 _UPDATABLE = frozenset(_UPDATABLE_TEXT.split())
-_ENDPOINT = {"MacAddress": "--mac-address", "Links": "--link", "DriverOpts": "driver options", "Aliases": "--network-alias"}
-_ADDRESSES = {"IPv4Address": "--ip", "IPv6Address": "--ip6", "LinkLocalIPs": "--link-local-ip"}
-_DEFAULT_NETWORKS = ("", "default", BRIDGE, HOST, NONE)
 _RUNTIMES = ("", "crun", "runc", "default")
 
 
@@ -46,14 +42,15 @@ def refuse_what_is_not_offered(body: CreateBody, posted: Mapping[str, Any]) -> N
         "--cgroupns": "" if posted_host.get("CgroupnsMode") in (None, "", "private") else posted_host["CgroupnsMode"],
         "--cgroup-parent": host.cgroup_parent,
         "--volumes-from": host.volumes_from,
-        "--link": host.links,
         "--domainname": body.domainname,
         "--volume-driver": host.volume_driver if host.volume_driver != "local" else "",
-        "--mac-address": posted.get("MacAddress"),
         "NetworkDisabled": posted.get("NetworkDisabled"),
         **{option: posted_host.get(member) for member, option in _NOT_OFFERED.items()},
-        **_endpoint_wishes(posted),
     }
+    if host.links:
+        raise Unimplemented(
+            "--link is not offered: containers on one network find each other by name (network create, then run --network)"
+        )
     for option, value in refused.items():
         if value:
             raise Unimplemented(f"{option} is not supported yet")
@@ -78,15 +75,3 @@ def check_platform(asked: str, image: str, operating_system: str, architecture: 
             f"image with reference {image} was found but does not match the specified platform: "
             f"wanted {asked}, actual: {'/'.join(has)}"
         )
-
-
-def _endpoint_wishes(posted: Mapping[str, Any]) -> dict[str, Any]:
-    """What a place on the networks that every node has cannot be given: addresses, further names."""
-    endpoints = (posted.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
-    found: dict[str, Any] = {}
-    for name, endpoint in endpoints.items():
-        if name in _DEFAULT_NETWORKS:
-            given, addresses = endpoint or {}, (endpoint or {}).get("IPAMConfig") or {}
-            found |= {option: given[member] for member, option in _ENDPOINT.items() if given.get(member)}
-            found |= {option: addresses[member] for member, option in _ADDRESSES.items() if addresses.get(member)}
-    return found

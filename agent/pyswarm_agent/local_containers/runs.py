@@ -92,8 +92,8 @@ class Runs:
         held.settled.clear()
         try:
             place = await self._network.attach(container, record.config)
-            if place.attachment != container.attachment:
-                await self._save(held, attachment=place.attachment)
+            if (place.attachment, place.attachments) != (container.attachment, container.attachments):
+                await self._save(held, attachment=place.attachment, attachments=place.attachments)
             await self._runtime.configure(
                 msgspec.structs.replace(
                     record.config,

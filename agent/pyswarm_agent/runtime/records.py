@@ -6,6 +6,7 @@ All are plain values that go to disk as JSON, so that a restarted daemon finds i
 from typing import Literal, TypeAlias
 
 from pyswarm_common.objects import Record
+from pyswarm_netplugin.published_ports.records import PublishedPort
 
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 DEFAULT_STOP_GRACE_PERIOD_S = 10.0
@@ -185,6 +186,8 @@ class ContainerConfig(Record, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     networks: tuple[NetworkConfig, ...] = ()
     """Of a task: the overlays that its network namespace is on. For `inspect` alone."""
+    ports: tuple[PublishedPort, ...] = ()
+    """Of a task: the ports of the node that lead to it. For `ps` and `inspect` alone."""
 
 
 class ExitStatus(Record, frozen=True, kw_only=True):

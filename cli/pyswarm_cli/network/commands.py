@@ -1,20 +1,18 @@
-"""`pyswarm network …`: create, list, inspect and remove overlays."""
+"""`pyswarm network …`: create, list and inspect networks. What else there is to do with them lies beside this module."""
 
 from typing import Any
 
 import click
 
 from pyswarm_cli.engine import EngineClient
-from pyswarm_cli.key_values import parse_labels
-from pyswarm_cli.lazy_group import LazyGroup
+from pyswarm_cli.lazy_group import LazyCommand, LazyGroup
 from pyswarm_cli.output import (
     filter_option,
-    for_each,
     format_option,
+    inspect_each,
     inspect_format_option,
     no_trunc_option,
     parse_filters,
-    print_inspected,
     print_rows,
     quiet_option,
     short_id,
@@ -23,29 +21,49 @@ from pyswarm_cli.output import (
 
 pass_engine = click.make_pass_decorator(EngineClient)
 COLUMNS = {"NETWORK ID": "ID", "NAME": "Name", "DRIVER": "Driver", "SCOPE": "Scope"}
+_LAZY = {
+    "rm": LazyCommand("pyswarm_cli.network.removal:rm", "Remove networks that nothing uses."),
+    "prune": LazyCommand("pyswarm_cli.network.removal:prune", "Remove all networks that nothing uses."),
+    "connect": LazyCommand("pyswarm_cli.network.membership:connect", "Connect a container to a network."),
+    "disconnect": LazyCommand("pyswarm_cli.network.membership:disconnect", "Disconnect a container from a network."),
+}
 
 
-@click.group(cls=LazyGroup)
+@click.group(cls=LazyGroup, lazy=_LAZY)
 def network() -> None:
-    """Overlays that join containers across hosts."""
+    """Overlays that join containers across hosts, and networks of this node alone."""
 
 
 @network.command()
-@click.option("--driver", "-d", default="overlay", show_default=True, help="`overlay`, which spans all nodes.")
-@click.option("--subnet", multiple=True, metavar="CIDR", help="Its addresses; by default the next free /24 of 10.0.0.0/8.")
-@click.option("--gateway", multiple=True, metavar="IP", help="The gateway in the subnet of the same position.")
-@click.option("--ip-range", multiple=True, metavar="CIDR", help="The part of that subnet that containers get.")
+@click.option("--driver", "-d", default="overlay", show_default=True, help="`overlay` spans all nodes; `bridge` is this node's.")
+@click.option("--subnet", multiple=True, metavar="CIDR", help="Its addresses; by default the next free pool (repeatable).")
+@click.option("--gateway", multiple=True, metavar="IP", help="The gateway of the subnet that it is in (repeatable).")
+@click.option("--ip-range", multiple=True, metavar="CIDR", help="The part of its subnet that containers get (repeatable).")
+@click.option("--aux-address", multiple=True, metavar="NAME=IP", help="An address that no container gets (repeatable).")
+@click.option("--ipv6/--no-ipv6", default=False, help="Also IPv6 addresses.")
 @click.option("--attachable", is_flag=True, help="Containers outside services may join.")
 @click.option("--internal", is_flag=True, help="No way out of it.")
-@click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label (may be repeated).")
-@click.option("--opt", "-o", multiple=True, metavar="KEY=VALUE", help="An option of the driver (may be repeated).")
+@click.option("--ingress", is_flag=True, help="The network of the routing mesh, in place of one that was removed.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label (repeatable).")
+@click.option("--opt", "-o", multiple=True, metavar="KEY=VALUE", help="An option of the driver, such as encrypted (repeatable).")
+@click.option("--scope", default="", metavar="local|swarm", help="Whose it is; by default the driver says.")
+@click.option("--ipam-driver", default="default", show_default=True, metavar="NAME", help="Who chooses addresses.")
+@click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="An option of that (repeatable).")
+@click.option("--config-only", is_flag=True, help="Only hold a configuration for other networks.")
+@click.option("--config-from", default="", metavar="NETWORK", help="Take the configuration of that network.")
 @click.argument("name", metavar="NETWORK")
 @pass_engine
 def create(engine: EngineClient, /, **options: Any) -> None:
     """Create a network, and print its id.
 
-    Example: pyswarm network create --driver overlay app
+    \b
+    Examples:
+      pyswarm network create app
+      pyswarm network create --subnet 10.9.0.0/24 --ip-range 10.9.0.128/25 --aux-address router=10.9.0.129 app
+      pyswarm network create --opt encrypted --ipv6 --attachable private
     """
+    from pyswarm_cli.network.network_spec import network_spec
+
     created = engine.post("networks", "create", body=network_spec(options))
     if created.get("Warning"):
         click.echo(f"Warning: {created['Warning']}", err=True)
@@ -56,7 +74,7 @@ def create(engine: EngineClient, /, **options: Any) -> None:
 @with_options(filter_option, format_option, no_trunc_option, quiet_option)
 @pass_engine
 def list_networks(engine: EngineClient, filters: tuple[str, ...], output_format: str, no_trunc: bool, quiet: bool) -> None:
-    """List networks.
+    """List networks. Filters: dangling=true|false, driver, id, label, name, scope, type=custom|builtin.
 
     Example: pyswarm network ls --filter name=app
     """
@@ -73,50 +91,9 @@ def list_networks(engine: EngineClient, filters: tuple[str, ...], output_format:
 def inspect(engine: EngineClient, output_format: str, verbose: bool, networks: tuple[str, ...]) -> None:
     """Show all about networks.
 
-    Example: pyswarm network inspect app
+    Example: pyswarm network inspect --verbose app
     """
-    print_inspected([engine.get("networks", name, verbose=verbose) for name in networks], output_format)
-
-
-@network.command()
-@click.argument("networks", nargs=-1, required=True, metavar="NETWORK...")
-@pass_engine
-def rm(engine: EngineClient, networks: tuple[str, ...]) -> None:
-    """Remove networks that nothing uses.
-
-    Example: pyswarm network rm app
-    """
-
-    def remove(name: str) -> None:
-        engine.delete("networks", name)
-        click.echo(name)
-
-    for_each(networks, remove)
-
-
-def network_spec(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the body that creates a network. Raises click.UsageError."""
-    subnets, gateways, ranges = options["subnet"], options["gateway"], options["ip_range"]
-    if max(len(gateways), len(ranges)) > len(subnets):
-        raise click.UsageError("each --gateway and --ip-range needs the --subnet that it is in")
-    pools = []
-    for position, subnet in enumerate(subnets):
-        pool = {"Subnet": subnet}
-        if position < len(gateways):
-            pool["Gateway"] = gateways[position]
-        if position < len(ranges):
-            pool["IPRange"] = ranges[position]
-        pools.append(pool)
-    return {
-        "Name": options["name"],
-        "CheckDuplicate": True,
-        "Driver": options["driver"],
-        "Attachable": options["attachable"],
-        "Internal": options["internal"],
-        "IPAM": {"Driver": "default", "Config": pools},
-        "Labels": parse_labels(options["label"]),
-        "Options": parse_labels(options["opt"]),
-    }
+    inspect_each(networks, lambda name: engine.get("networks", name, verbose=verbose), output_format)
 
 
 def network_row(found: dict[str, Any], *, whole_ids: bool) -> dict[str, str]:
@@ -127,6 +104,7 @@ def network_row(found: dict[str, Any], *, whole_ids: bool) -> dict[str, str]:
         "Name": found["Name"],
         "Driver": found["Driver"],
         "Scope": found["Scope"],
+        "IPv6": str(bool(found.get("EnableIPv6"))).lower(),
         "Internal": str(found["Internal"]).lower(),
         "CreatedAt": found["Created"],
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),

@@ -22,6 +22,7 @@ from pyswarm_cli.output import (
     with_options,
 )
 
+_ENCRYPTION = {"kernel": "by the kernel's WireGuard", "userspace": "by wireguard-go"}
 pass_engine = click.make_pass_decorator(EngineClient)
 _TRIES = 5
 COLUMNS = {
@@ -236,6 +237,8 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
         },
         "Engine Version": description.get("Engine", {}).get("EngineVersion"),
     }
+    if encryption := description.get("Encryption"):
+        described["Encrypted Overlays"] = _ENCRYPTION.get(encryption["Kind"]) or f"not possible: {encryption.get('Problem')}"
     if permissions := description.get("Permissions"):
         described["Permissions"] = {
             "Privileged": "Yes" if permissions["Privileged"] else "No",

@@ -13,7 +13,9 @@ from pyswarm_cli.key_values import parse_environment, parse_labels
 from pyswarm_cli.service.container_settings import changed_members, swap_members
 from pyswarm_cli.service.health import healthcheck
 from pyswarm_cli.service.log_options import log_driver
-from pyswarm_cli.service.mounts import parse_mount, parse_publish
+from pyswarm_cli.service.mounts import parse_mount
+from pyswarm_cli.service.networks import parse_network
+from pyswarm_cli.service.ports import changed_ports
 from pyswarm_cli.service.rules import (
     SCHEDULE_LABELS,
     Options,
@@ -25,7 +27,7 @@ from pyswarm_cli.service.rules import (
     roll_config,
     rule_labels,
 )
-from pyswarm_cli.service.spec import parse_network, split_command
+from pyswarm_cli.service.spec import split_command
 from pyswarm_common import service_labels
 
 Changed = dict[str, Any]
@@ -171,15 +173,8 @@ def _labels(before: Mapping[str, str], options: Options) -> dict[str, str]:
 def _endpoint(before: Mapping[str, Any], options: Options) -> Changed:
     endpoint = {**before, **given({"Mode": options["endpoint_mode"]})}
     if options["publish_add"] or options["publish_rm"]:
-        removed = {_port_key(parse_publish(text)) for text in options["publish_rm"]}
-        kept = [port for port in before.get("Ports") or () if _port_key(port) not in removed]
-        endpoint["Ports"] = [*kept, *(port for port in map(parse_publish, options["publish_add"]) if port not in kept)]
+        endpoint["Ports"] = changed_ports(before.get("Ports") or (), options["publish_add"], options["publish_rm"])
     return endpoint
-
-
-def _port_key(port: Mapping[str, Any]) -> tuple[int, str]:
-    """A port is removed by its target port and protocol, as with docker."""
-    return port["TargetPort"], port.get("Protocol") or "tcp"
 
 
 def _replaced(before: Sequence[Any], added: Iterable[Any], removed: Sequence[str], key: Callable[[Any], Any]) -> list[Any]:

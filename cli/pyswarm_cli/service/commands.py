@@ -208,7 +208,7 @@ def _refuse_other_options(options: Mapping[str, Any]) -> None:
 
 def _network_ids(engine: EngineClient, references: Iterable[str]) -> dict[str, str]:
     """The ids of networks that are named: the spec holds ids."""
-    from pyswarm_cli.service.spec import parse_network
+    from pyswarm_cli.service.networks import parse_network
 
     names = {parse_network(text)["Target"] for text in references}
     return {name: engine.get("networks", name)["Id"] for name in names}

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyswarm_cli.content.references import described_references
-from pyswarm_cli.service.listing import port_text
 from pyswarm_cli.service.modes import job_iteration, service_mode
+from pyswarm_cli.service.ports import port_lines
 from pyswarm_cli.service.rules import generic_resource_text
 from pyswarm_cli.service.runs import moment, run_row, schedule_text
 from pyswarm_cli.units import format_binary_bytes, format_duration_ns
@@ -38,10 +38,10 @@ def describe_service(
         "Restart Policy": _restart_policy(template.get("RestartPolicy") or {}),
         "Container": _container(template.get("ContainerSpec") or {}),
         "Resources": _resources(template.get("Resources") or {}),
-        "Networks": [networks.get(each["Target"], each["Target"]) for each in template.get("Networks") or ()],
+        "Networks": " ".join(networks.get(each["Target"], each["Target"]) for each in template.get("Networks") or ()),
         "Endpoint Mode": (spec.get("EndpointSpec") or {}).get("Mode"),
         "Virtual IPs": vips,
-        "Ports": [port_text(port) for port in endpoint.get("Ports") or ()],
+        "Ports": port_lines(endpoint.get("Ports") or ()),
     }
 
 

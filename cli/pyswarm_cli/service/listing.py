@@ -20,6 +20,7 @@ from pyswarm_cli.output import (
     with_options,
 )
 from pyswarm_cli.service.modes import is_job, is_scheduled, service_mode, total_completions
+from pyswarm_cli.service.ports import ports_text
 from pyswarm_cli.service.task_rows import TASK_COLUMNS, Names, node_names, task_rows
 
 pass_engine = click.make_pass_decorator(EngineClient)
@@ -97,13 +98,8 @@ def service_row(found: Mapping[str, Any]) -> dict[str, str]:
         "Mode": service_mode(spec),
         "Replicas": replicas_text(found),
         "Image": container.get("Image", "").partition("@sha256:")[0],
-        "Ports": ", ".join(port_text(port) for port in ports),
+        "Ports": ports_text(ports),
     }
-
-
-def port_text(port: Mapping[str, Any]) -> str:
-    """Return a published port as lists show it: `*:8080->80/tcp`."""
-    return f"*:{port.get('PublishedPort', 0)}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
 
 
 def replicas_text(found: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
-"""`--mount` and `--publish`: from their texts to the API's JSON. Pure. Raises click.BadParameter."""
+"""`--mount`: from its text to the API's JSON. Pure. Raises click.BadParameter."""
 
 import csv
 import io
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,13 +38,6 @@ _RECURSIONS = {
     "readonly": {"ReadOnlyForceRecursive": True},
 }
 _MOUNT_TYPES = ("bind", "volume", "tmpfs")
-_PUBLISH_FIELDS = {
-    "target": "TargetPort",
-    "published": "PublishedPort",
-    "protocol": "Protocol",
-    "mode": "PublishMode",
-}
-_SHORT_PUBLISH = re.compile(r"(?:(\d+):)?(\d+)(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
 
 def parse_mount(text: str) -> dict[str, Any]:
@@ -131,33 +123,6 @@ def _joined(parts: Iterable[str]) -> str:
     written = io.StringIO()
     csv.writer(written, lineterminator="").writerow(list(parts))
     return written.getvalue()
-
-
-def parse_publish(text: str) -> dict[str, Any]:
-    """Return the port in `8080:80`, `53:53/udp`, or `published=8080,target=80,mode=host`."""
-    port: dict[str, Any] = {"Protocol": "tcp", "PublishMode": "ingress"}
-    short = _SHORT_PUBLISH.fullmatch(text)
-    if short is not None:
-        published, target, protocol = short.groups()
-        port["Protocol"] = (protocol or "tcp").lower()
-        port["TargetPort"] = _port(target, text)
-        return {**port, "PublishedPort": _port(published, text)} if published else port
-    if "=" not in text:
-        raise click.BadParameter(f"--publish {text!r} is not PUBLISHED:TARGET[/PROTOCOL], such as 8080:80")
-    given = parse_fields(text, "--publish", _PUBLISH_FIELDS)
-    if "TargetPort" not in given:
-        raise click.BadParameter(f"--publish {text!r}: target=PORT is missing")
-    for name, value in given.items():
-        port[name] = _port(value, text) if name.endswith("Port") else value.lower()
-    if port["Protocol"] not in ("tcp", "udp", "sctp") or port["PublishMode"] not in ("ingress", "host"):
-        raise click.BadParameter(f"--publish {text!r}: protocol is tcp, udp or sctp; mode is ingress or host")
-    return port
-
-
-def _port(text: str, whole: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-        raise click.BadParameter(f"--publish {whole!r}: {text!r} is not a port")
-    return int(text)
 
 
 def _flag(given: dict[str, str], name: str, whole: str) -> bool:

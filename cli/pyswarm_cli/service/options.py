@@ -14,6 +14,11 @@ from pyswarm_cli.units import parse_bytes, parse_duration_ns, parse_nano_cpus
 _duration, _bytes, _cpus = parsed(parse_duration_ns), parsed(parse_bytes), parsed(parse_nano_cpus)
 _SECRET_HELP = "Give a secret, as /run/secrets/NAME; also source=NAME,target=PATH,uid=N,gid=N,mode=0400 (repeatable)."
 _CONFIG_HELP = "Give a config, as /NAME; also source=NAME,target=PATH,uid=N,gid=N,mode=0440 (repeatable)."
+_NETWORK_HELP = "Join a network; also name=NETWORK,alias=NAME,driver-opt=KEY=VALUE (repeatable)."
+_PUBLISH_HELP = (
+    "Publish a port of the tasks on all nodes: 8080:80, 53:53/udp, 8000-8010:80-90, or 80 for any free port; "
+    "with published=8080,target=80,mode=host on the nodes of the tasks only (repeatable)."
+)
 MODES = ["replicated", "global", "replicated-job", "global-job"]
 
 detach_option = click.option("--detach", "-d", is_flag=True, help="Do not wait until the service has converged.")
@@ -62,10 +67,8 @@ create_options = with_options(
     click.option("--name", metavar="NAME", help="The service's name, which is also its DNS name.  [default: a made-up one]"),
     click.option("--mode", type=click.Choice(MODES), default="replicated", show_default=True, help="What sort of service."),
     _count_options,
-    click.option("--network", multiple=True, metavar="NETWORK", help="Join a network; also name=NETWORK,alias=NAME (repeatable)."),
-    click.option(
-        "--publish", "-p", multiple=True, metavar="PORT:PORT", help="Publish a port of the tasks, such as 8080:80 (repeatable)."
-    ),
+    click.option("--network", multiple=True, metavar="NETWORK", help=_NETWORK_HELP),
+    click.option("--publish", "-p", multiple=True, metavar="PORT:PORT", help=_PUBLISH_HELP),
     click.option("--env", "-e", multiple=True, metavar="KEY=VALUE", help="Set an environment variable (repeatable)."),
     click.option("--label", "-l", multiple=True, metavar="KEY=VALUE", help="A label of the service (repeatable)."),
     click.option("--container-label", multiple=True, metavar="KEY=VALUE", help="A label of its containers (repeatable)."),
@@ -107,10 +110,10 @@ update_options = with_options(
     click.option("--label-rm", multiple=True, metavar="KEY", help="Remove a label (repeatable)."),
     click.option("--container-label-add", multiple=True, metavar="KEY=VALUE", help="Add or change a container label (repeatable)."),
     click.option("--container-label-rm", multiple=True, metavar="KEY", help="Remove a container label (repeatable)."),
-    click.option("--network-add", multiple=True, metavar="NETWORK", help="Join a network (repeatable)."),
+    click.option("--network-add", multiple=True, metavar="NETWORK", help=_NETWORK_HELP),
     click.option("--network-rm", multiple=True, metavar="NETWORK", help="Leave a network (repeatable)."),
-    click.option("--publish-add", multiple=True, metavar="PORT:PORT", help="Add or change a published port (repeatable)."),
-    click.option("--publish-rm", multiple=True, metavar="TARGET-PORT", help="Publish a port of the tasks no more (repeatable)."),
+    click.option("--publish-add", multiple=True, metavar="PORT:PORT", help=_PUBLISH_HELP),
+    click.option("--publish-rm", multiple=True, metavar="TARGET-PORT", help="Publish no more, such as 80 or 53/udp (repeatable)."),
     click.option("--secret-add", multiple=True, metavar="SECRET", help=_SECRET_HELP),
     click.option("--secret-rm", multiple=True, metavar="SECRET", help="Take a secret away (repeatable)."),
     click.option("--config-add", multiple=True, metavar="CONFIG", help=_CONFIG_HELP),

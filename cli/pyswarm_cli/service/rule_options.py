@@ -11,7 +11,7 @@ import click
 from pyswarm_cli.key_values import parsed
 from pyswarm_cli.output import with_options
 from pyswarm_cli.units import parse_duration_ns
-from pyswarm_common.service_labels import STRATEGIES
+from pyswarm_common.service_labels import BALANCINGS, STRATEGIES
 
 Options = Callable[[Any], Any]
 OVERLAPS = ["skip", "queue", "replace"]
@@ -91,6 +91,7 @@ def beyond_docker_options(*, is_new: bool) -> Options:
         click.option(
             "--placement-strategy", type=click.Choice(STRATEGIES), help=said("The emptiest or the fullest node first.", "spread")
         ),
+        click.option("--balance", type=click.Choice(BALANCINGS), help=said("How connections find a task.", "round-robin")),
         click.option("--rebalance/--no-rebalance", default=None, help=said("Move tasks to nodes that join or return.", "no")),
         dependencies,
     )

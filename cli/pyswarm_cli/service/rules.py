@@ -26,6 +26,7 @@ _LABELS = {
     "schedule_overlap": service_labels.SCHEDULE_OVERLAP,
     "schedule_history": service_labels.SCHEDULE_HISTORY,
     "placement_strategy": service_labels.STRATEGY,
+    "balance": service_labels.BALANCE,
 }
 SCHEDULE_LABELS = tuple(label for option, label in _LABELS.items() if option.startswith("schedule"))
 

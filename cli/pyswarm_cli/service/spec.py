@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
-from pyswarm_cli.key_values import parse_environment, parse_fields, parse_labels
+from pyswarm_cli.key_values import parse_environment, parse_labels
 from pyswarm_cli.service.container_settings import access_labels, container_members, swap_members
 from pyswarm_cli.service.health import healthcheck
 from pyswarm_cli.service.log_options import log_driver
-from pyswarm_cli.service.mounts import parse_mount, parse_publish
+from pyswarm_cli.service.mounts import parse_mount
+from pyswarm_cli.service.networks import parse_network
+from pyswarm_cli.service.ports import parse_published
 from pyswarm_cli.service.rules import (
     SCHEDULE_LABELS,
     Options,
@@ -49,18 +51,6 @@ def service_spec(image: str, command: Sequence[str], options: Options, environme
     }
     _check_mode(options, spec)
     return {**given(spec), "Name": spec["Name"], "Mode": spec["Mode"]}
-
-
-def parse_network(text: str) -> dict[str, Any]:
-    """Return the attachment in `app`, or in `name=app,alias=web`."""
-    if "=" not in text:
-        return {"Target": text}
-    parts = text.split(",")
-    aliases = [part.partition("=")[2] for part in parts if part.startswith("alias=")]
-    members = parse_fields(",".join(part for part in parts if not part.startswith("alias=")), "--network", {"name": "Target"})
-    if "Target" not in members:
-        raise click.BadParameter(f"--network {text!r}: name=NETWORK is missing")
-    return {**members, "Aliases": aliases} if aliases else members
 
 
 def _container(image: str, command: Sequence[str], options: Options, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -146,4 +136,4 @@ def _check_mode(options: Options, spec: Mapping[str, Any]) -> None:
 
 
 def _endpoint(options: Options) -> dict[str, Any]:
-    return given({"Mode": options["endpoint_mode"], "Ports": [parse_publish(text) for text in options["publish"]]})
+    return given({"Mode": options["endpoint_mode"], "Ports": parse_published(options["publish"])})

@@ -99,5 +99,8 @@ def _describe_swarm(swarm: dict[str, Any]) -> dict[str, Any]:
             "Heartbeat Period": format_duration_ns(spec["Dispatcher"].get("HeartbeatPeriod", 0)),
         }
     described["Node Address"] = swarm["NodeAddr"]
+    if encryption := swarm.get("EncryptedOverlays"):
+        possible = encryption in ("kernel", "userspace")
+        described["Encrypted Overlays"] = f"by {encryption} WireGuard" if possible else f"not possible: {encryption}"
     described["Manager Addresses"] = [manager["Addr"] for manager in swarm.get("RemoteManagers") or ()]
     return described

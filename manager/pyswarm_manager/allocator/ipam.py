@@ -1,15 +1,17 @@
-"""IPv4 arithmetic: the next free address of a subnet, the next free subnet of a pool, the next free VXLAN id. Pure.
+"""Address arithmetic: the next free address of a network, the next free subnet of a pool, the next free VXLAN id. Pure.
 
-Addresses are integers here, because a busy network asks for thousands of them; text only at the edges.
+IPv4 addresses are integers here, because a busy network asks for thousands of them; text only at the edges.
 """
 
-from collections.abc import Collection, Container, Iterable
+import hashlib
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 FIRST_VNI = 4096
 LAST_VNI = 2**24 - 1
+_UNIQUE_LOCAL = 0xFD << 120
 
 
 class PoolError(ValueError):
@@ -18,17 +20,25 @@ class PoolError(ValueError):
 
 @dataclass(frozen=True)
 class Subnet:
-    """A subnet with its gateway and the range in which addresses are given, all as integers, bounds included."""
+    """A subnet with its gateway and the range in which addresses are given, all as integers, bounds included.
+
+    `auxiliary` addresses are used by something else and given to nobody.
+    """
 
     network: IPv4Network
     gateway: int
     first: int
     last: int
+    auxiliary: frozenset[int] = frozenset()
 
     @property
     def prefix_length(self) -> int:
         """The number of leading bits that all its addresses share."""
         return self.network.prefixlen
+
+    def __contains__(self, address: int) -> bool:
+        """Whether it is a host's address in this subnet, in the range or not."""
+        return int(self.network.network_address) < address < int(self.network.broadcast_address)
 
     def with_prefix(self, address: int) -> str:
         """Return the address as tasks and services carry it: `10.0.1.2/24`."""
@@ -60,7 +70,7 @@ def parse_network(text: str) -> IPv4Network:
         raise PoolError(f"invalid IPv4 subnet {text!r}") from None
 
 
-def make_subnet(subnet: str, gateway: str = "", ip_range: str = "") -> Subnet:
+def make_subnet(subnet: str, gateway: str = "", ip_range: str = "", auxiliary: Iterable[str] = ()) -> Subnet:
     """Return the subnet with its gateway (the first address when none is given) and range. Raises PoolError."""
     network = parse_network(subnet)
     lowest, highest = int(network.network_address), int(network.broadcast_address)
@@ -75,17 +85,31 @@ def make_subnet(subnet: str, gateway: str = "", ip_range: str = "") -> Subnet:
         if not part.subnet_of(network):
             raise PoolError(f"IP range {ip_range} is not part of subnet {network}")
         first, last = max(first, int(part.network_address)), min(last, int(part.broadcast_address))
-    return Subnet(network, gateway_address, first, last)
+    return Subnet(network, gateway_address, first, last, frozenset(map(parse_address, auxiliary)))
 
 
 def next_address(subnet: Subnet, taken: Container[int], after: int) -> int | None:
     """Return the next free host address after `after`, going round; None when there is none. Never the gateway."""
-    size = subnet.last - subnet.first + 1
-    start = after + 1 if subnet.first <= after < subnet.last else subnet.first
-    for step in range(size):
-        address = subnet.first + (start - subnet.first + step) % size
-        if address != subnet.gateway and address not in taken:
-            return address
+    return next_of_subnets([subnet], taken, after)
+
+
+def next_of_subnets(subnets: Sequence[Subnet], taken: Container[int], after: int) -> int | None:
+    """Return the next free host address after `after`, going round all subnets in their order; None when there is none.
+
+    Never a gateway or an auxiliary address.
+    """
+    here = next((n for n, subnet in enumerate(subnets) if subnet.first <= after < subnet.last), None)
+    spans = [(subnet, subnet.first, subnet.last) for subnet in subnets]
+    if here is None:  # the last address of a subnet leads on to the next subnet
+        ended = next((n for n, subnet in enumerate(subnets) if subnet.last == after), -1) + 1
+        spans = [*spans[ended:], *spans[:ended]]
+    else:
+        subnet = subnets[here]
+        spans = [(subnet, after + 1, subnet.last), *spans[here + 1 :], *spans[:here], (subnet, subnet.first, after)]
+    for subnet, first, last in spans:
+        for address in range(first, last + 1):
+            if address not in taken and address != subnet.gateway and address not in subnet.auxiliary:
+                return address
     return None
 
 
@@ -114,6 +138,21 @@ def find_overlap(network: IPv4Network, others: Iterable[IPv4Network]) -> IPv4Net
     return next((other for other in others if network.overlaps(other)), None)
 
 
+def unique_local_subnet(cluster_id: str, network_id: str, taken: Iterable[IPv6Network]) -> IPv6Network:
+    """Return an IPv6 /64 for a network: the prefix (RFC 4193) follows from the cluster's id, the rest from the network's.
+
+    Where another network has that one already, the next free one. Raises PoolError when there is none.
+    """
+    prefix = _UNIQUE_LOCAL | int.from_bytes(hashlib.sha256(cluster_id.encode()).digest()[:5], "big") << 80
+    start = int.from_bytes(hashlib.sha256(network_id.encode()).digest()[:2], "big")
+    others = [network for network in taken if int(network.broadcast_address) >= prefix]
+    for step in range(1 << 16):
+        found = IPv6Network((prefix | (start + step) % (1 << 16) << 64, 64))
+        if not any(found.overlaps(other) for other in others):
+            return found
+    raise PoolError("no IPv6 subnet is left")
+
+
 def next_vni(taken: Collection[int], wanted: str = "") -> int:
     """Return the lowest free VXLAN id; `wanted`: the ids to choose from, separated by commas. Raises PoolError."""
     if not wanted:
@@ -124,6 +163,15 @@ def next_vni(taken: Collection[int], wanted: str = "") -> int:
         if vni > LAST_VNI:
             raise PoolError("no VXLAN id is left")
         return vni
+    candidates = parse_vnis(wanted)
+    for vni in candidates:
+        if vni not in taken:
+            return vni
+    raise PoolError(f"VXLAN id {wanted} is in use by another network")
+
+
+def parse_vnis(wanted: str) -> list[int]:
+    """Return the VXLAN ids of a list separated by commas. Raises PoolError."""
     try:
         candidates = [int(part) for part in wanted.split(",")]
     except ValueError:
@@ -131,6 +179,4 @@ def next_vni(taken: Collection[int], wanted: str = "") -> int:
     for vni in candidates:
         if not 0 < vni <= LAST_VNI:
             raise PoolError(f"VXLAN id {vni} is not between 1 and {LAST_VNI}")
-        if vni not in taken:
-            return vni
-    raise PoolError(f"VXLAN id {wanted} is in use by another network")
+    return candidates

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from pyswarm_common.clock import Clock
-from pyswarm_common.objects import Network, Service, Task
+from pyswarm_common.objects import Network, Node, Service, Task
 from pyswarm_common.task_states import TaskState
-from pyswarm_manager.allocator.decide import NEW_TASKS, decide, last_addresses
+from pyswarm_manager.allocator.decide import NEW_TASKS, NODES, decide, last_addresses
 from pyswarm_manager.decisions import Decisions
 from pyswarm_manager.loops import ControlLoop
 from pyswarm_manager.store.store import Store
@@ -14,28 +14,28 @@ from pyswarm_manager.store.tables import View
 
 
 class Allocator(ControlLoop):
-    """Gives networks, services and tasks their numbers and addresses."""
+    """Gives networks, nodes, services and tasks their numbers and addresses."""
 
-    watched = (Network, Service, Task)
+    watched = (Network, Node, Service, Task)
 
     def __init__(self, store: Store, clock: Clock) -> None:
         super().__init__(store, clock)
         self._last_given: dict[str, int] = {}
-        """A hint only: where to go on in each subnet, better than what the store's newest task tells."""
+        """A hint only: where to go on in each network, better than what the store's newest task tells."""
 
     def all_keys(self, view: View) -> Iterable[str]:
         """All services, and what lies beside them."""
-        return (NEW_TASKS, *sorted(service.id for service in view.services))
+        return (NEW_TASKS, NODES, *sorted(service.id for service in view.services))
 
     def keys_of(self, change: Change, view: View) -> Iterable[str]:
-        """A service itself; for networks and tasks the key under which all new tasks are looked at."""
+        """A service itself; for networks and tasks the key under which all new tasks are looked at, for nodes that of all nodes."""
         match change.item:
             case Service() as service:
                 return (service.id,)
             case Network() as network:
-                if change.after is None:
-                    self._last_given.pop(network.id, None)
-                return (NEW_TASKS,)
+                return self._keys_of_network(change, network, view)
+            case Node():
+                return (NEW_TASKS, NODES) if change.before is None or change.after is None else ()
             case Task() as task if self._matters(change, task, view):
                 return (NEW_TASKS,)
         return ()
@@ -47,6 +47,13 @@ class Allocator(ControlLoop):
     def after_commit(self, decisions: Decisions) -> None:
         """Remember the addresses given last."""
         self._last_given.update(last_addresses(decisions))
+
+    def _keys_of_network(self, change: Change, network: Network, view: View) -> Iterable[str]:
+        if change.after is None:
+            self._last_given.pop(network.id, None)
+        if network.spec.ingress and (change.before is None or change.after is None):
+            return self.all_keys(view)  # whoever publishes ports has, or had, a place on it
+        return (NEW_TASKS,)
 
     def _matters(self, change: Change, task: Task, view: View) -> bool:
         """Whether a task wants addresses, or freed some that another may be waiting for."""

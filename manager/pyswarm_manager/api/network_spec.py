@@ -1,24 +1,23 @@
 """What a posted network must hold before the store takes it."""
 
-import ipaddress
 from typing import Any
 
 import msgspec
 
 from pyswarm_common.engine_api.responses import refuse_unsupported
 from pyswarm_common.errors import InvalidArgument, NotFound, PermissionDenied, Unimplemented
-from pyswarm_common.specs import IPAMPool, NetworkSpec
+from pyswarm_common.network_options import ENCRYPTED, MTU, VNI_LIST, check_encrypted, parse_mtu
+from pyswarm_common.specs import NetworkSpec
+from pyswarm_manager.allocator.ipam import PoolError, parse_vnis
+from pyswarm_manager.api.network_pools import check_pools
 from pyswarm_manager.api.service_spec import LOCAL_NETWORKS
 from pyswarm_manager.api.service_validation import validate_name
 
 _LOCAL_DRIVERS = ("bridge", "host", "null", "ipvlan", "macvlan")
-_LARGEST_PREFIX_LENGTH = 29
 _UNSUPPORTED = {
-    "EnableIPv6": "IPv6 on overlay networks",
-    "Ingress": "an ingress network of one's own",
     "ConfigOnly": "a network that only holds configuration",
 }
-_HONOURED_OPTIONS = ("com.docker.network.driver.overlay.vxlanid_list",)
+_HONOURED_OPTIONS = (VNI_LIST, MTU, ENCRYPTED)
 
 
 def parse_network(body: dict[str, Any]) -> NetworkSpec:
@@ -37,15 +36,11 @@ def parse_network(body: dict[str, Any]) -> NetworkSpec:
     refuse_unsupported(body, _UNSUPPORTED)
     if isinstance(body.get("ConfigFrom"), dict):
         refuse_unsupported(body["ConfigFrom"], {"Network": "configuration from another network"})
-    if "encrypted" in (spec.options or {}):
-        raise Unimplemented("encrypted overlay networks are not supported yet")
+    check_encrypted(spec.options)
     _check_ipam(spec)
+    _check_options(spec)
+    _check_ingress(spec)
     return spec
-
-
-def subnets_of(spec: NetworkSpec) -> list[ipaddress.IPv4Network]:
-    """Return the subnets that a checked spec asks for."""
-    return [ipaddress.IPv4Network(pool.subnet) for pool in _pools(spec) if pool.subnet]
 
 
 def warning_about(spec: NetworkSpec) -> str:
@@ -69,30 +64,22 @@ def _check_driver(spec: NetworkSpec, *, asked: bool) -> None:
 def _check_ipam(spec: NetworkSpec) -> None:
     if spec.ipam is not None and spec.ipam.driver not in ("", "default"):
         raise NotFound(f'ipam driver "{spec.ipam.driver}" not found')
-    if len(_pools(spec)) > 1:
-        raise Unimplemented("more than one subnet in a network is not supported yet")
-    for pool in _pools(spec):
-        _check_pool(pool)
+    check_pools(spec)
 
 
-def _check_pool(pool: IPAMPool) -> None:
-    if not pool.subnet:
-        raise InvalidArgument("invalid network config: an address pool needs a subnet")
-    try:
-        subnet = ipaddress.ip_network(pool.subnet)
-        gateway = ipaddress.ip_address(pool.gateway) if pool.gateway else None
-        address_range = ipaddress.ip_network(pool.ip_range) if pool.ip_range else None
-    except ValueError as error:
-        raise InvalidArgument(f"invalid network config: {error}") from error
-    if subnet.version != 4:
-        raise Unimplemented("IPv6 on overlay networks is not supported yet")
-    if subnet.prefixlen > _LARGEST_PREFIX_LENGTH:
-        raise InvalidArgument(f"invalid network config: subnet {subnet} is too small, it needs at least 8 addresses")
-    if gateway is not None and (gateway not in subnet or gateway in (subnet.network_address, subnet.broadcast_address)):
-        raise InvalidArgument(f"invalid network config: no matching subnet for gateway {gateway}")
-    if address_range is not None:
-        raise Unimplemented("an address range within a network's subnet is not supported yet")
+def _check_options(spec: NetworkSpec) -> None:
+    options = spec.options or {}
+    if MTU in options:
+        parse_mtu(options[MTU], has_ipv6=spec.enable_ipv6)
+    if VNI_LIST in options:
+        try:
+            parse_vnis(options[VNI_LIST])
+        except PoolError as error:
+            raise InvalidArgument(f"option {VNI_LIST}: {error}") from error
 
 
-def _pools(spec: NetworkSpec) -> list[IPAMPool]:
-    return (spec.ipam.config if spec.ipam else None) or []
+def _check_ingress(spec: NetworkSpec) -> None:
+    if spec.ingress and spec.attachable:
+        raise InvalidArgument("ingress network cannot be attachable", grpc_code="InvalidArgument")
+    if spec.ingress and spec.internal:
+        raise InvalidArgument("ingress network cannot be internal: it is the way in", grpc_code="InvalidArgument")

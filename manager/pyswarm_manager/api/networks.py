@@ -9,16 +9,19 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pyswarm_common.amounts import parse_duration_ns
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.member_names import with_canonical_names
-from pyswarm_common.engine_api.responses import JSONResponse, query_flag, read_json_object
+from pyswarm_common.engine_api.responses import JSONResponse, parse_time_ns, query_flag, read_json_object
 from pyswarm_common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Network
 from pyswarm_common.specs import NetworkSpec
 from pyswarm_common.task_states import TaskState
+from pyswarm_manager.allocator.mesh_ports import ingress_network
 from pyswarm_manager.api.manager_services import read_view, services_of
-from pyswarm_manager.api.network_spec import parse_network, subnets_of, warning_about
+from pyswarm_manager.api.network_pools import subnets_of
+from pyswarm_manager.api.network_spec import parse_network, warning_about
 from pyswarm_manager.api.render.network import render_network, render_network_details
 from pyswarm_manager.store.tables import View
 from pyswarm_manager.store.transaction import Transaction
@@ -39,11 +42,14 @@ async def list_networks(request: Request) -> Response:
 @router.get("/networks/{reference}")
 async def inspect_network(request: Request, reference: str) -> Response:
     """Show one network with its members; with `verbose` also its services."""
-    view = await read_view(services_of(request))
+    manager = services_of(request)
+    view = await read_view(manager)
     if request.query_params.get("scope", "swarm") not in ("", "swarm"):
         raise NotFound(f"network {reference} not found")
     network = view.networks.resolve(reference)
-    return JSONResponse(render_network_details(network, view, is_verbose=query_flag(request, "verbose")))
+    return JSONResponse(
+        render_network_details(network, view, is_verbose=query_flag(request, "verbose"), own_node_id=manager.store.node_id)
+    )
 
 
 @router.post("/networks/create")
@@ -68,14 +74,13 @@ async def delete_network(request: Request, reference: str) -> Response:
 
 @router.post("/networks/prune")
 async def prune_networks(request: Request) -> Response:
-    """Remove the networks that nothing uses."""
+    """Remove the networks that nothing uses, but the ingress network, which goes only when it is named."""
     manager = services_of(request)
     filters = Filters.parse(request.query_params.get("filters"), ("label", "label!", "until"))
-    if "until" in filters or "label!" in filters:
-        raise Unimplemented("pruning networks by age or missing label is not supported yet")
+    until_ns = _until_ns(filters, manager.clock.now_ns())
     removed = []
     for network in list((await read_view(manager)).networks):
-        if not filters.allows_labels("label", network.spec.labels):
+        if network.spec.ingress or network.created_at_ns >= until_ns or not _may_prune(filters, network.spec.labels or {}):
             continue
         try:
             await manager.store.update(partial(remove_network, network_id=network.id))
@@ -96,10 +101,13 @@ def add_network(tx: Transaction, network: Network) -> None:
     """Store a network; the allocator gives it a VNI and a subnet. Raises AlreadyExists, InvalidArgument."""
     if tx.networks.named(network.name):
         raise AlreadyExists(f"network with name {network.name} already exists")
+    present = ingress_network(tx) if network.spec.ingress else None
+    if present is not None:
+        raise AlreadyExists(f"ingress network ({present.id}) is already present", grpc_code="AlreadyExists")
     for subnet in subnets_of(network.spec):
         for other in tx.networks:
-            taken = [ipaddress.IPv4Network(other.subnet)] if other.subnet else subnets_of(other.spec)
-            if any(subnet.overlaps(one) for one in taken):
+            taken = [ipaddress.ip_network(text) for text in (other.subnet, *other.further_subnets, other.ipv6_subnet) if text]
+            if any(subnet.version == one.version and subnet.overlaps(one) for one in taken or subnets_of(other.spec)):
                 raise InvalidArgument(
                     f"invalid network config: subnet {subnet} overlaps with network {other.name}: "
                     "Pool overlaps with other one on this address space"
@@ -109,7 +117,11 @@ def add_network(tx: Transaction, network: Network) -> None:
 
 def remove_network(tx: Transaction, network_id: str) -> None:
     """Delete a network. Raises NotFound, and FailedPrecondition when a service or a task that still runs is on it."""
+    is_ingress = tx.networks.must_get(network_id).spec.ingress
     for service in tx.services:
+        if is_ingress and service.spec.publishes_in_mesh:
+            reason = f"ingress network cannot be removed because service {service.id} depends on it"
+            raise FailedPrecondition(reason, grpc_code="FailedPrecondition")
         template = tx.task_specs.must_get(service.task_spec_id).template
         if any(attached.target == network_id for attached in template.networks or ()):
             _refuse_removal(network_id, f"service {service.id}")
@@ -139,6 +151,26 @@ def _matches(network: Network, filters: Filters, view: View) -> bool:
 def _allows_part(filters: Filters, key: str, value: str) -> bool:
     """Networks match on any part of a name or id, unlike the other nouns."""
     return key not in filters or any(part in value for part in filters.values(key))
+
+
+def _may_prune(filters: Filters, labels: dict[str, str]) -> bool:
+    excluded = Filters({"label": filters.values("label!")})
+    return filters.allows_labels("label", labels) and not ("label" in excluded and excluded.allows_labels("label", labels))
+
+
+def _until_ns(filters: Filters, now_ns: int) -> int:
+    """Before when the networks to be pruned were made: a time, or a duration before now. Raises InvalidArgument."""
+    if len(filters.values("until")) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    for text in filters.values("until"):
+        try:
+            return parse_time_ns(text)
+        except InvalidArgument:
+            try:
+                return now_ns - parse_duration_ns(text)
+            except ValueError as error:
+                raise InvalidArgument(f'invalid filter until="{text}": give a time, or a duration such as 24h') from error
+    return now_ns + 1
 
 
 def _is_unused(network: Network, view: View) -> bool:

@@ -10,10 +10,12 @@ import msgspec
 
 from pyswarm_common.errors import AlreadyExists, FailedPrecondition, Unimplemented
 from pyswarm_common.objects import Service, TaskSpec, UpdateStatus
-from pyswarm_common.specs import PortConfig, ServiceSpec, decode_service_spec
+from pyswarm_common.specs import PortConfig, ServiceSpec, decode_service_spec, decode_task_template
 from pyswarm_manager.api.job_changes import with_first_execution, with_next_execution
+from pyswarm_manager.api.port_validation import validate_published_ports
 from pyswarm_manager.api.service_contents import refuse_unknown_contents
 from pyswarm_manager.api.service_dependencies import refuse_cycle
+from pyswarm_manager.api.service_networks import refuse_without_ingress, validate_fixed_places
 from pyswarm_manager.api.service_spec import (
     ServiceDraft,
     is_same_template,
@@ -21,7 +23,6 @@ from pyswarm_manager.api.service_spec import (
     resolve_networks,
     with_registry_auth,
 )
-from pyswarm_manager.api.service_validation import validate_published_ports
 from pyswarm_manager.orchestrator.update.plan import ROLLBACK_STARTED, rolled_back
 from pyswarm_manager.store.tables import View
 from pyswarm_manager.store.transaction import Transaction
@@ -42,6 +43,7 @@ def create_service(tx: Transaction, service_id: str, task_spec_id: str, draft: S
     """Store a service and its task spec. Raises AlreadyExists and what its networks and ports may raise."""
     refuse_conflicts(tx, service_id, draft)
     template = resolve_networks(with_registry_auth(draft.template, registry_auth), tx)
+    validate_fixed_places(draft.typed, decode_task_template(msgspec.json.encode(template)).networks, service_id, tx)
     tx.create(TaskSpec(id=task_spec_id, template_json=msgspec.json.encode(template)))
     service = Service(id=service_id, name=draft.name, spec_json=draft.spec_json, task_spec_id=task_spec_id, spec_generation=1)
     tx.create(with_first_execution(service, tx.now_ns))
@@ -54,6 +56,7 @@ def refuse_conflicts(view: View, service_id: str, draft: ServiceDraft) -> None:
             f"name conflicts with an existing object: service {draft.name} already exists", grpc_code="AlreadyExists"
         )
     validate_published_ports(draft.typed, service_id, view)
+    refuse_without_ingress(draft.typed, view)
     refuse_unknown_contents(view, draft.typed.task_template)
     refuse_cycle(view, draft.name, draft.typed.labels)
 
@@ -68,13 +71,15 @@ def update_service(tx: Transaction, service_id: str, update: ServiceUpdate) -> N
     service, draft = tx.services.must_get(service_id), update.draft
     _refuse_renaming(service, draft)
     validate_published_ports(draft.typed, service.id, tx)
+    refuse_without_ingress(draft.typed, tx)
     refuse_unknown_contents(tx, draft.typed.task_template)
     refuse_cycle(tx, service.name, draft.typed.labels)
     template = resolve_networks(with_registry_auth(draft.template, _registry_auth(tx, service, update)), tx)
+    validate_fixed_places(draft.typed, decode_task_template(msgspec.json.encode(template)).networks, service.id, tx)
     before = tx.task_specs.must_get(service.task_spec_id)
     changes: dict[str, Any] = {"spec_json": draft.spec_json}
     is_same = is_same_template(template, msgspec.json.decode(before.template_json))
-    if not is_same or _host_ports(service.spec) != _host_ports(draft.typed):
+    if not is_same or _ports_of_tasks(service.spec) != _ports_of_tasks(draft.typed):
         template_json = before.template_json if is_same else msgspec.json.encode(template)
         tx.create(TaskSpec(id=update.new_task_spec_id, template_json=template_json))
         changes |= {"task_spec_id": update.new_task_spec_id, "spec_generation": service.spec_generation + 1}
@@ -89,9 +94,11 @@ def roll_back_service(tx: Transaction, service_id: str, version_index: int) -> N
     if service.previous_spec_json is None:
         raise FailedPrecondition(f"service {service.id} does not have a previous spec", grpc_code="FailedPrecondition")
     validate_published_ports(decode_service_spec(service.previous_spec_json), service.id, tx)  # others may have taken them since
-    previous = tx.task_specs.get(service.previous_task_spec_id)
+    previous_spec, previous = decode_service_spec(service.previous_spec_json), tx.task_specs.get(service.previous_task_spec_id)
+    refuse_without_ingress(previous_spec, tx)
     if previous is not None:
         refuse_unknown_contents(tx, previous.template)
+        validate_fixed_places(previous_spec, previous.template.networks, service.id, tx)
     status = UpdateStatus(state=ROLLBACK_STARTED, message="manually requested rollback", started_at_ns=tx.now_ns)
     _store(tx, service, rolled_back(service, None if service.spec.is_job else status), version_index)
 
@@ -111,10 +118,10 @@ def _store(tx: Transaction, service: Service, changed: Service, version_index: i
     tx.update(with_next_execution(service, changed, tx.now_ns, is_forced=is_forced), expected_index=version_index)
 
 
-def _host_ports(spec: ServiceSpec) -> list[PortConfig]:
-    """The ports that a service's tasks themselves publish."""
+def _ports_of_tasks(spec: ServiceSpec) -> tuple[bool, list[PortConfig]]:
+    """What of its published ports a service's tasks are made from: their own ones, and whether they are reached by the mesh."""
     ports = (spec.endpoint_spec.ports if spec.endpoint_spec else None) or ()
-    return [port for port in ports if port.publish_mode == "host"]
+    return spec.publishes_in_mesh, [port for port in ports if port.publish_mode == "host"]
 
 
 def _force_update(view: View, service: Service) -> int:

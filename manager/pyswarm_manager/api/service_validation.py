@@ -7,10 +7,9 @@ from typing import NoReturn
 from pyswarm_common.container_spec import ContainerSpec
 from pyswarm_common.errors import InvalidArgument
 from pyswarm_common.log_drivers import DEFAULT_DRIVER, check_log_driver
-from pyswarm_common.service_labels import MOVE_ORDER, SCHEDULE, STRATEGIES, STRATEGY
+from pyswarm_common.service_labels import BALANCE, BALANCINGS, MOVE_ORDER, SCHEDULE, STRATEGIES, STRATEGY
 from pyswarm_common.specs import (
     GenericResource,
-    PortConfig,
     ResourceAmounts,
     RestartPolicy,
     ServiceSpec,
@@ -19,17 +18,16 @@ from pyswarm_common.specs import (
 )
 from pyswarm_manager.api.container_validation import validate_container_settings, validate_memory
 from pyswarm_manager.api.healthcheck_validation import validate_healthcheck
+from pyswarm_manager.api.port_validation import validate_endpoint
 from pyswarm_manager.api.service_contents import validate_content_references
 from pyswarm_manager.orchestrator.overlap import ORDERS
 from pyswarm_manager.orchestrator.schedule.timetable import timetable_of
 from pyswarm_manager.scheduler.constraints import parse_constraints
-from pyswarm_manager.store.tables import View
 
 _NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
 _MAXIMUM_NAME_LENGTH = 63
 _MINIMUM_MEMORY_BYTES = 4 * 1024 * 1024
 _MINIMUM_NANO_CPUS = 1_000_000
-_MAXIMUM_PORT = 65535
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
     rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?{_COMPONENT}(?:/{_COMPONENT})*"
@@ -58,7 +56,7 @@ def validate_service(spec: ServiceSpec) -> None:
     _validate_mode(spec)
     _validate_job(spec)
     _validate_template(spec.task_template)
-    _validate_endpoint(spec)
+    validate_endpoint(spec)
     for config in (spec.update_config, spec.rollback_config):
         _validate_update(config or UpdateConfig())
     labels = spec.labels or {}
@@ -66,24 +64,13 @@ def validate_service(spec: ServiceSpec) -> None:
         _refuse(f"label {MOVE_ORDER}: there is no order '{labels[MOVE_ORDER]}', only {' and '.join(ORDERS)}")
     if labels.get(STRATEGY, "").lower() not in ("", *STRATEGIES):
         _refuse(f"label {STRATEGY}: there is no strategy '{labels[STRATEGY]}', only {' and '.join(STRATEGIES)}")
+    if labels.get(BALANCE, "") not in ("", *BALANCINGS):
+        _refuse(f"label {BALANCE}: there is no balancing '{labels[BALANCE]}', only {' and '.join(BALANCINGS)}")
 
 
-def validate_published_ports(spec: ServiceSpec, own_id: str, view: View) -> None:
-    """Check that no other service publishes the same port in the mesh. Raises InvalidArgument."""
-    wanted = {(p.protocol, p.published_port) for p in _ports(spec) if p.publish_mode == "ingress" and p.published_port}
-    if not wanted:
-        return
-    for other in view.services:
-        for port in _ports(other.spec) if other.id != own_id else ():
-            if port.publish_mode == "ingress" and (port.protocol, port.published_port) in wanted:
-                _refuse(f"port '{port.published_port}' is already in use by service '{other.name}' ({other.id})")
-
-
-def warnings_about(spec: ServiceSpec, template: dict[str, object]) -> list[str] | None:
-    """Return what the spec asks for and will not get yet, said openly; None when there is nothing to say."""
+def warnings_about(template: dict[str, object]) -> list[str] | None:
+    """Return what the task template asks for and will not get yet, said openly; None when there is nothing to say."""
     warnings = []
-    if _ports(spec):
-        warnings.append("published ports are stored but not active yet: the service is reachable on its networks only")
     container = template.get("ContainerSpec")
     privileges = container.get("Privileges") if isinstance(container, dict) else None
     for key in ("CredentialSpec", "SELinuxContext"):
@@ -191,28 +178,6 @@ def _validate_update(config: UpdateConfig) -> None:
         _refuse("TaskSpec: update-monitor cannot be negative")
     if not 0 <= config.max_failure_ratio <= 1:
         _refuse("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1")
-
-
-def _validate_endpoint(spec: ServiceSpec) -> None:
-    if spec.endpoint_mode not in ("vip", "dnsrr"):
-        _refuse(f'invalid EndpointSpec.Mode "{spec.endpoint_mode}"')
-    ports = _ports(spec)
-    for port in ports:
-        if not 0 < port.target_port <= _MAXIMUM_PORT or not 0 <= port.published_port <= _MAXIMUM_PORT:
-            _refuse(f"EndpointSpec: invalid port {port.published_port}:{port.target_port}")
-        if port.protocol not in ("tcp", "udp", "sctp"):
-            _refuse(f'EndpointSpec: invalid protocol "{port.protocol}"')
-        if port.publish_mode not in ("ingress", "host"):
-            _refuse(f'EndpointSpec: invalid publish mode "{port.publish_mode}"')
-    if spec.endpoint_mode == "dnsrr" and any(port.publish_mode == "ingress" for port in ports):
-        _refuse("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
-    published = ((p.protocol, p.published_port, p.publish_mode) for p in ports if p.published_port)
-    if _first_duplicate(published) is not None:
-        _refuse("EndpointSpec: duplicate published ports provided")
-
-
-def _ports(spec: ServiceSpec) -> list[PortConfig]:
-    return (spec.endpoint_spec.ports if spec.endpoint_spec else None) or []
 
 
 def _first_duplicate(values: Iterable[object]) -> object | None:

@@ -70,7 +70,7 @@ async def create_service(request: Request) -> Response:
         changes.refuse_conflicts(await read_view(manager), service_id, draft)  # rather than after the registry has answered
     pinned, unpinned = await _with_digest(request, manager, draft, registry_auth)
     await manager.store.update(lambda tx: changes.create_service(tx, service_id, task_spec_id, pinned, registry_auth))
-    answer = {"ID": service_id, "Warnings": [*unpinned, *(warnings_about(draft.typed, draft.template) or ())] or None}
+    answer = {"ID": service_id, "Warnings": [*unpinned, *(warnings_about(draft.template) or ())] or None}
     return JSONResponse(answer, status_code=201)
 
 
@@ -98,7 +98,7 @@ async def update_service(request: Request, reference: str) -> Response:
         auth_from_previous=request.query_params.get("registryAuthFrom") == "previous-spec",
     )
     await manager.store.update(lambda tx: changes.update_service(tx, service.id, update))
-    return JSONResponse({"Warnings": [*unpinned, *(warnings_about(draft.typed, draft.template) or ())] or None})
+    return JSONResponse({"Warnings": [*unpinned, *(warnings_about(draft.template) or ())] or None})
 
 
 @router.delete("/services/{reference}")

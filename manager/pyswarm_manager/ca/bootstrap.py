@@ -1,4 +1,4 @@
-"""The first objects of a new cluster: the cluster with its CA and join tokens, and its first node."""
+"""The first objects of a new cluster: the cluster with its CA and join tokens, its first node, and the ingress network."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,13 @@ from pyswarm_common import pki
 from pyswarm_common.clock import Clock
 from pyswarm_common.errors import NotFound
 from pyswarm_common.ids import new_id
-from pyswarm_common.objects import Cluster, ManagerStatus, Node, NodeDescription, NodeStatus
+from pyswarm_common.objects import Cluster, ManagerStatus, Network, Node, NodeDescription, NodeStatus
 from pyswarm_common.specs import NodeSpec
 from pyswarm_manager.ca.authority import signing_key_digest
 from pyswarm_manager.ca.signing import issued, moment, signing_in_force
 from pyswarm_manager.store.transaction import Transaction
+
+INGRESS_NETWORK = "ingress"
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,10 @@ class NewCluster:
     cluster: Cluster
     node: Node
     certificate_pem: str
+    ingress: Network
 
     def store(self, tx: Transaction) -> None:
-        """Store the cluster and its node; does nothing when a first try already did."""
+        """Store the cluster, its node and its ingress network; does nothing when a first try already did."""
         try:
             if tx.cluster.id == self.cluster.id:
                 return
@@ -33,6 +36,7 @@ class NewCluster:
             pass
         tx.create(self.cluster)
         tx.create(self.node)
+        tx.create(self.ingress)
 
 
 def new_cluster(
@@ -69,4 +73,10 @@ def new_cluster(
     addresses = (address, data_path_address, "127.0.0.1")
     certificate_pem = signing_in_force(cluster).sign(request_pem, identity, addresses, clock.now_ns())
     node = msgspec.structs.replace(node, certificates=(issued(certificate_pem, "manager"),))
-    return NewCluster(cluster, node, certificate_pem)
+    return NewCluster(cluster, node, certificate_pem, new_ingress_network())
+
+
+def new_ingress_network() -> Network:
+    """Return the network of the routing mesh as a new cluster has it; the allocator gives it the pool's first subnet."""
+    spec = {"Name": INGRESS_NETWORK, "Driver": "overlay", "Scope": "swarm", "Ingress": True}
+    return Network(id=new_id(), name=INGRESS_NETWORK, spec_json=msgspec.json.encode(spec))

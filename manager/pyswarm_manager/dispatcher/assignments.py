@@ -1,6 +1,10 @@
-"""What to send to one agent: pure comparison of what its node should have with what was sent before."""
+"""What to send to one agent: pure comparison of what its node should have with what was sent before.
 
-from collections.abc import Collection, Mapping, Sequence
+A node gets the views of the networks that its living tasks stand on, and of those on which it has an address of its own. A task
+whose stop is held back (`held_stops.py`) is told to go on running meanwhile.
+"""
+
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -28,8 +32,8 @@ class Sent:
     contents: frozenset[str] = frozenset()
 
 
-def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None:
-    """Return a task as the node should have it; None when it should not."""
+def wanted_task(view: View, node_id: str, task_id: str, *, is_held: bool = False) -> TaskAssignment | None:
+    """Return a task as the node should have it; None when it should not. `is_held`: it is not yet to be told to stop."""
     task = view.tasks.get(task_id)
     if task is None or task.node_id != node_id or task.status.state < TaskState.ASSIGNED:
         return None
@@ -37,7 +41,7 @@ def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None
     return TaskAssignment(
         task_id=task.id,
         task_spec_id="" if task.attached_container_id else task.task_spec_id,
-        desired_state=task.desired_state,
+        desired_state=TaskState.RUNNING if is_held else task.desired_state,
         service_id=task.service_id,
         service_name=service.name if service else "",
         slot=task.slot,
@@ -46,6 +50,7 @@ def wanted_task(view: View, node_id: str, task_id: str) -> TaskAssignment | None
         generic_resources=task.generic_resources,
         service_labels=_labels_to_tell(view, task),
         attached_container_id=task.attached_container_id,
+        host_ports=task.host_ports,
     )
 
 
@@ -77,12 +82,16 @@ def next_assignments(
     *,
     is_complete: bool,
     touched: Collection[str] | None = None,
+    held: Container[str] = (),
+    is_answer_awaited: bool = False,
+    follows_deltas: bool = True,
 ) -> tuple[Assignments | None, Sent]:
     """Return the message that brings the agent up to date (None: nothing to say) and what it will have then.
 
     For a complete set `sent` holds only the view versions that the agent said it still has. `touched`: the tasks that may differ
     from what was sent (None: all). The node gets everything that is placed on it and still in the store, also ended tasks, whose
-    logs are kept.
+    logs are kept. `held`: tasks that are not yet to be told to stop. `is_answer_awaited`: the agent shall say when it has applied
+    the views that it has then, even if this message brings none. Agents that do not follow deltas as they are now get whole views.
     """
     if touched is None:
         touched = dict.fromkeys([*sent.tasks, *(task.id for task in view.tasks.of_node(node_id))])
@@ -90,7 +99,7 @@ def next_assignments(
     changed: list[TaskAssignment] = []
     removed_tasks: list[str] = []
     for task_id in touched:
-        wanted = wanted_task(view, node_id, task_id)
+        wanted = wanted_task(view, node_id, task_id, is_held=task_id in held)
         if wanted is None:
             if tasks.pop(task_id, None) is not None:
                 removed_tasks.append(task_id)
@@ -101,20 +110,23 @@ def next_assignments(
     new_specs = {i: spec.template_json for i in spec_ids - sent.task_specs if (spec := view.task_specs.get(i)) is not None}
     content_ids = needed_contents(tasks.values(), spec_ids, view) if touched else sent.contents
     needed = needed_networks(tasks, view) if touched else sent.networks
-    networks = [n for n in needed if n in published]
+    node = view.nodes.get(node_id)
+    own = [attachment.network_id for attachment in node.attachments] if node is not None else []
+    networks = [n for n in (*needed, *(n for n in own if n not in needed)) if n in published]
     whole: list[msgspec.Raw] = []
     deltas: list[msgspec.Raw] = []
     for network_id in networks:
-        current, held = published[network_id], sent.views.get(network_id)
-        if held is not None and held == current.delta_from:
+        current, known = published[network_id], sent.views.get(network_id)
+        if follows_deltas and known is not None and known == current.delta_from:
             deltas.append(current.delta)
-        elif held != current.view.version:
+        elif known != current.view.version:
             whole.append(current.whole)
     removed_views = tuple(n for n in sent.views if n not in networks)
     now_sent = Sent(tasks, spec_ids, {n: published[n].view.version for n in networks}, needed, content_ids)
     new_contents = contents_of(content_ids - sent.contents, view)
     removed_contents = tuple(sorted(sent.contents - content_ids))
-    if not (is_complete or changed or removed_tasks or whole or deltas or removed_views or new_contents or removed_contents):
+    is_news = bool(changed or removed_tasks or whole or deltas or removed_views or new_contents or removed_contents)
+    if not (is_complete or is_news or is_answer_awaited):
         return None, now_sent
     message = Assignments(
         is_complete=is_complete,
@@ -126,5 +138,6 @@ def next_assignments(
         removed_views=removed_views,
         contents=new_contents,
         removed_contents=removed_contents,
+        is_answer_awaited=is_answer_awaited,
     )
     return message, now_sent

@@ -1,24 +1,29 @@
-"""What every node must know of each overlay, computed from the store's picture.
+"""The current view of every overlay, kept up to date as the store changes, and each version of it encoded once.
 
-A view holds the tasks that have a place on the network and each service's names, VIP and running backends. A view's version is
-the store's version at which it was computed, so every leader numbers the same content alike. Each new version is encoded once,
-whole (when a node needs it so) and as a delta from the version before, however many nodes get it. Pure but for its own cache.
-
-A view is computed from all its tasks when its network or one of its services changed; when only tasks did, or the nodes below them,
-just these are looked at: a node with a hundred tasks on thirty large networks must not hold up the event loop.
+A view's version is the store's version at which it was computed; content that stays as it was keeps its version. Each new version
+is encoded once, whole (when a node needs it so) and as a delta from the version before, however many nodes get it. What a view says
+is `view_content.py`'s to decide; here is only what has to be looked at again. Pure but for its own cache.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import msgspec
 
 from pyswarm_common import wire
 from pyswarm_common.objects import Network, Node, Service, Task
-from pyswarm_common.task_states import TaskState
+from pyswarm_manager.dispatcher.view_content import (
+    NodeFacts,
+    Touched,
+    compute_view,
+    networks_of,
+    node_facts,
+    place_of,
+    updated_view,
+)
 from pyswarm_manager.store.tables import View
-from pyswarm_manager.task_names import attachment_names, full_task_name
+
+__all__ = ["NetworkViews", "PublishedView", "compute_view"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,13 @@ class NetworkViews:
         self._tasks: dict[str, dict[str, Task]] = {}
         self._networks_of_node: dict[str, dict[str, set[str]]] = {}
         """By node and network the ids of the tasks there."""
-        self._stale: set[str] = set()
-        self._touched: dict[str, dict[str, str]] = {}
-        """By network the tasks that changed, and the service of each."""
+        self._ingress_ids: set[str] = set()
+        self._facts = NodeFacts()
+        self._are_facts_stale = True
+        self._touched: dict[str, Touched] = {}
+        self._touched_services: set[str] = set()
+        self._renamed_services: set[str] = set()
+        """Those that are new or gone: their tasks are called something else now."""
         self.published: dict[str, PublishedView] = {}
 
     def note_task(self, before: Task | None, after: Task | None) -> None:
@@ -60,18 +69,27 @@ class NetworkViews:
 
     def note_service(self, before: Service | None, after: Service | None) -> None:
         """A service was created, changed or deleted."""
-        for service in (before, after):
-            self._stale.update(v.network_id for v in service.virtual_ips) if service else None
+        if before is None or after is None or _told_of_service(before) != _told_of_service(after):
+            self._touched_services.update(service.id for service in (before, after) if service is not None)
+        if before is None or after is None or before.name != after.name:
+            self._renamed_services.update(service.id for service in (before, after) if service is not None)
 
     def note_network(self, before: Network | None, after: Network | None) -> None:
         """A network was created, changed or deleted."""
         network = after or before
-        if network is not None:
-            self._stale.add(network.id)
+        if network is None:
+            return
+        self._touched.setdefault(network.id, Touched())
+        if after is not None and after.spec.ingress:
+            self._ingress_ids.add(network.id)
+        else:
+            self._ingress_ids.discard(network.id)
 
     def note_node(self, before: Node | None, after: Node | None) -> None:
-        """A node changed: where its tasks are reached, or whether they are."""
-        if before is None or after is None or _place_of(before) != _place_of(after):
+        """A node changed: where its tasks are reached, or whether they are; what is told of the node itself."""
+        if before is None or after is None or _told_of_node(before) != _told_of_node(after):
+            self._are_facts_stale = True
+        if before is None or after is None or place_of(before) != place_of(after):
             node_id = (after or before).id if (after or before) else ""  # type: ignore[union-attr]
             for network_id, task_ids in self._networks_of_node.get(node_id, {}).items():
                 for task_id in task_ids:
@@ -79,29 +97,70 @@ class NetworkViews:
 
     def refresh(self, view: View, version: int) -> set[str]:
         """Recompute what is stale; returns the ids of the networks whose content changed or that are gone."""
+        self._take_services(view)
+        self._take_facts(view)
+        touched, self._touched = self._touched, {}
+        is_any_new = any(network_id not in self.published for network_id in touched)
+        services = self._services_by_network(view) if is_any_new else {}
         changed: set[str] = set()
-        for network_id in sorted(self._stale | self._touched.keys()):
-            network = view.networks.get(network_id)
-            published = self.published.get(network_id)
+        for network_id in sorted(touched):
+            network, published = view.networks.get(network_id), self.published.get(network_id)
+            tasks = self._tasks.get(network_id, {})
             if network is None or not network.vni:
                 if self.published.pop(network_id, None) is not None:
                     changed.add(network_id)
                 continue
-            tasks = self._tasks.get(network_id, {})
-            if published is None or network_id in self._stale:
-                after = compute_view(view, network, tasks.values(), version)
-            else:
-                after = updated_view(view, published.view, tasks, self._touched[network_id], version)
-            if published is None or msgspec.structs.replace(after, version=published.view.version) != published.view:
-                self.published[network_id] = _publish(published.view if published else None, after)
+            if published is None:
+                on_it = services.get(network_id, ())
+                whole = compute_view(view, network, tasks.values(), version, facts=self._facts, services=on_it)
+                self.published[network_id] = PublishedView(whole, -1, msgspec.Raw())
                 changed.add(network_id)
-        self._stale.clear()
-        self._touched.clear()
+                continue
+            after = updated_view(view, network, published.view, tasks, touched[network_id], version, self._facts)
+            following = _following(published.view, after, touched[network_id])
+            if following is not None:
+                self.published[network_id] = following
+                changed.add(network_id)
         return changed
+
+    def _take_services(self, view: View) -> None:
+        """Touch the networks that the changed services are on now, and those whose views name them still."""
+        for service_id in self._touched_services:
+            service = view.services.get(service_id)
+            network_ids = networks_of(view, service, self._ingress_ids) if service is not None else set()
+            network_ids.update(n for n, published in self.published.items() if service_id in published.view.services)
+            for network_id in network_ids:
+                self._touched.setdefault(network_id, Touched()).services.add(service_id)
+        for service_id in self._renamed_services:
+            for task in view.tasks.of_service(service_id):
+                self._touch(task)
+        self._touched_services.clear()
+        self._renamed_services.clear()
+
+    def _take_facts(self, view: View) -> None:
+        """Touch the networks whose views say something else now of the nodes."""
+        if not self._are_facts_stale:
+            return
+        self._are_facts_stale = False
+        before, after = self._facts, node_facts(view.nodes)
+        self._facts = after
+        has_other_mtu = before.smallest_underlay_mtu_bytes != after.smallest_underlay_mtu_bytes
+        for network_id, published in self.published.items():
+            has_other_gateways = before.gateways.get(network_id, {}) != after.gateways.get(network_id, {})
+            has_other_keys = published.view.is_encrypted and before.keys != after.keys
+            if has_other_mtu or has_other_gateways or has_other_keys:
+                self._touched.setdefault(network_id, Touched())
+
+    def _services_by_network(self, view: View) -> dict[str, list[Service]]:
+        found: dict[str, list[Service]] = {}
+        for service in view.services:
+            for network_id in networks_of(view, service, self._ingress_ids):
+                found.setdefault(network_id, []).append(service)
+        return found
 
     def _touch(self, task: Task) -> None:
         for attachment in task.attachments:
-            self._touched.setdefault(attachment.network_id, {})[task.id] = task.service_id
+            self._touched.setdefault(attachment.network_id, Touched()).tasks[task.id] = task.service_id
 
     def _keep(self, task: Task, network_id: str) -> None:
         self._tasks.setdefault(network_id, {})[task.id] = task
@@ -121,121 +180,18 @@ class NetworkViews:
             self._networks_of_node.pop(task.node_id, None)
 
 
-def compute_view(view: View, network: Network, tasks: Iterable[Task], version: int) -> wire.NetworkView:
-    """Return the network's view: endpoints of placed, living tasks; services with their VIP and running backends."""
-    endpoints: dict[str, wire.Endpoint] = {}
-    backends: dict[str, set[str]] = {}
-    for task in sorted(tasks, key=lambda t: t.id):
-        endpoint = _endpoint(view, network.id, task)
-        if endpoint is not None:
-            endpoints[task.id] = endpoint
-            if _is_backend(task):
-                backends.setdefault(task.service_id, set()).add(_bare(endpoint))
-    return wire.NetworkView(
-        network_id=network.id,
-        name=network.name,
-        version=version,
-        vni=network.vni,
-        subnet=network.subnet,
-        gateway=network.gateway,
-        data_path_port=view.cluster.data_path_port,
-        internal=network.spec.internal,
-        endpoints=endpoints,
-        services={
-            s.id: e for s in view.services if (e := _service_endpoints(view, s, network.id, backends.get(s.id, ()))) is not None
-        },
-    )
+def _told_of_service(service: Service) -> tuple[object, ...]:
+    return service.name, service.spec_json, service.task_spec_id, service.virtual_ips, service.ports
 
 
-def updated_view(
-    view: View, before: wire.NetworkView, tasks: Mapping[str, Task], touched: Mapping[str, str], version: int
-) -> wire.NetworkView:
-    """Return the view after some tasks, or the nodes below them, changed: `touched` are their ids, and the service of each.
-
-    `tasks` are those on the network now. The same as `compute_view` gives as long as network and services stayed as they were.
-    """
-    endpoints, gone, come = dict(before.endpoints), dict[str, set[str]](), dict[str, set[str]]()
-    for task_id, service_id in touched.items():
-        left, task = endpoints.pop(task_id, None), tasks.get(task_id)
-        endpoint = _endpoint(view, before.network_id, task) if task is not None else None
-        if left is not None:
-            gone.setdefault(service_id, set()).add(_bare(left))
-        if task is not None and endpoint is not None:
-            endpoints[task_id] = endpoint
-            if _is_backend(task):
-                come.setdefault(service_id, set()).add(_bare(endpoint))
-    services = dict(before.services)
-    for service_id in dict.fromkeys(touched.values()):
-        service, held = view.services.get(service_id), services.pop(service_id, None)
-        if service is not None:
-            backends = set(held.backends if held else ()) - gone.get(service_id, set()) | come.get(service_id, set())
-            changed = _service_endpoints(view, service, before.network_id, backends)
-            if changed is not None:
-                services[service_id] = changed
-    return msgspec.structs.replace(before, version=version, endpoints=endpoints, services=services)
+def _told_of_node(node: Node) -> tuple[object, ...]:
+    description = node.description
+    keys = (description.wireguard_key, description.wireguard_port, description.underlay_mtu_bytes, description.hostname)
+    return place_of(node), node.attachments, keys
 
 
-def _endpoint(view: View, network_id: str, task: Task) -> wire.Endpoint | None:
-    """Where a task is reached; None when it is not placed, has ended, or its node is down."""
-    node = view.nodes.get(task.node_id)
-    if node is None or task.is_terminal or task.status.state < TaskState.ASSIGNED or node.status.state == "down":
-        return None
-    service = view.services.get(task.service_id)
-    address = next(a.address for a in task.attachments if a.network_id == network_id)
-    if task.attached_container_id:
-        name, *aliases = attachment_names(task, network_id, view)
-        return wire.Endpoint(address=address, data_path_address=_place_of(node)[0], name=name, aliases=tuple(aliases))
-    name = full_task_name(task, service) if service else task.id
-    return wire.Endpoint(address=address, data_path_address=_place_of(node)[0], name=name)
-
-
-def _is_backend(task: Task) -> bool:
-    """One that runs with an error is unhealthy: its agent is about to stop it."""
-    is_serving = task.status.state is TaskState.RUNNING and not task.status.error
-    return is_serving and task.desired_state is TaskState.RUNNING
-
-
-def _bare(endpoint: wire.Endpoint) -> str:
-    return endpoint.address.partition("/")[0]
-
-
-def _service_endpoints(view: View, service: Service, network_id: str, backends: Iterable[str]) -> wire.ServiceEndpoints | None:
-    spec = view.task_specs.get(service.task_spec_id)
-    config = next((n for n in (spec.template.networks if spec else None) or () if n.target == network_id), None)
-    virtual_ip = next((v.address for v in service.virtual_ips if v.network_id == network_id), "")
-    if config is None and not virtual_ip:
-        return None
-    return wire.ServiceEndpoints(
-        names=(service.name, *(config.aliases or () if config else ())),
-        virtual_ip=virtual_ip.partition("/")[0],
-        backends=tuple(sorted(backends, key=_numeric)),
-    )
-
-
-@lru_cache(maxsize=65_536)
-def _numeric(address: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in address.split("."))
-
-
-def _place_of(node: Node) -> tuple[str, bool]:
-    return node.description.data_path_address or node.status.address, node.status.state == "down"
-
-
-def _publish(before: wire.NetworkView | None, after: wire.NetworkView) -> PublishedView:
-    delta = wire.view_delta(before, after) if before is not None and _same_frame(before, after) else None
-    return PublishedView(
-        view=after,
-        delta_from=before.version if before is not None and delta is not None else -1,
-        delta=msgspec.Raw(wire.encode(delta)) if delta is not None else msgspec.Raw(),
-    )
-
-
-def _same_frame(before: wire.NetworkView, after: wire.NetworkView) -> bool:
-    return (before.vni, before.subnet, before.gateway, before.name, before.data_path_port, before.internal) == (
-        after.vni,
-        after.subnet,
-        after.gateway,
-        after.name,
-        after.data_path_port,
-        after.internal,
-    )
+def _following(before: wire.NetworkView, after: wire.NetworkView, touched: Touched) -> PublishedView | None:
+    """Return the next version; None when it says the same. Only what was touched is compared: views may be large."""
+    delta = wire.view_delta(before, after, task_ids=touched.tasks, service_ids=touched.service_ids)
+    nothing = wire.NetworkViewDelta(network_id=after.network_id, from_version=before.version, to_version=after.version)
+    return PublishedView(after, before.version, msgspec.Raw(wire.encode(delta))) if delta != nothing else None

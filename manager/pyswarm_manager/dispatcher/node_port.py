@@ -46,6 +46,8 @@ from pyswarm_manager.store.store import Store
 
 NORMAL_CLOSURE = 1000
 POLICY_VIOLATION = 1008
+LARGE_MESSAGE_BYTES = 16 * 1024
+"""What takes about as long to encrypt and write as the rest of sending a message does."""
 FORWARDED_NODE = "pyswarm-forwarded-node"
 FORWARDED_ADDRESS = "pyswarm-forwarded-address"
 
@@ -269,7 +271,7 @@ class NodePort:
     async def _send(self, socket: WebSocket, session: Session) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             while (message := await session.outgoing.get()) is not None:
-                if isinstance(message, wire.Assignments) and (message.views or message.view_deltas or message.contents):
+                if isinstance(message, wire.Assignments) and _carried_bytes(message) > LARGE_MESSAGE_BYTES:
                     async with self._turn_of_large_messages:
                         await asyncio.sleep(0)
                 await socket.send_bytes(wire.encode(message))
@@ -296,6 +298,11 @@ class NodePort:
         finally:
             publisher(None)
         await _close(socket)
+
+
+def _carried_bytes(message: wire.Assignments) -> int:
+    views = sum(memoryview(raw).nbytes for raw in (*message.views, *message.view_deltas))
+    return views + sum(len(content.data) for content in message.contents.values())
 
 
 def _is_forwarded(request: Request) -> bool:

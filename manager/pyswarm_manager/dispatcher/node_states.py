@@ -20,4 +20,5 @@ def node_state(view: View, node: Node, managers: tuple[ManagerAddress, ...], etc
         trust_pem=trusted_roots(cluster),
         is_etcd_restart_due=node.id == etcd_restart_turn,
         certificate_serials=tuple(certificate.serial for certificate in node.certificates),
+        network_key=cluster.network_key,
     )

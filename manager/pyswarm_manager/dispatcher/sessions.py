@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Iterator
 
-from pyswarm_common.wire import Goodbye, ManagerMessage, NodeState
+from pyswarm_common.wire import VIEW_ANSWERS_VERSION, Goodbye, ManagerMessage, NodeState
 from pyswarm_manager.dispatcher.assignments import Sent
 
 
 class Session:
     """One agent's connection. A newer session of the same node ends the older one."""
 
-    def __init__(self, session_id: str, node_id: str, view_versions: dict[str, int]) -> None:
+    def __init__(self, session_id: str, node_id: str, view_versions: dict[str, int], *, version: int = 1) -> None:
         self.id = session_id
         self.node_id = node_id
         self.sent = Sent(views=view_versions)
+        self.answers_views = self.follows_deltas = version >= VIEW_ANSWERS_VERSION
+        """Whether the agent says which views it has applied, when asked, and knows all that deltas may say; older ones do not."""
+        self.applied_views: dict[str, int] = {}
+        """The versions that it said in this session, by network id."""
         self.has_complete_set = False
         self.state: NodeState | None = None
         """What the node was last told to follow."""

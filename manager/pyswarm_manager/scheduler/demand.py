@@ -38,6 +38,14 @@ class _TemplatePart(Spec, frozen=True, kw_only=True):
     container_spec: _ContainerPart | None = None
 
 
+class _NetworkPart(Spec, frozen=True, kw_only=True):
+    target: str = ""
+
+
+class _NetworksPart(Spec, frozen=True, kw_only=True):
+    networks: list[_NetworkPart] | None = None
+
+
 class _ServicePart(Spec, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     endpoint_spec: EndpointSpec | None = None
@@ -59,6 +67,8 @@ class TemplateDemand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_replicas: int = 0
     access: HostAccess = NO_ACCESS
     """What it wants of its machine that operators have to allow."""
+    is_encrypted: bool = False
+    """Whether one of its networks is encrypted, which the template alone does not say (`groups.py`)."""
 
 
 class ServiceDemand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -66,6 +76,8 @@ class ServiceDemand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     host_ports: tuple[PortConfig, ...] = ()
     """Ports published on the task's node under a number that the user chose."""
+    dynamic_host_ports: tuple[PortConfig, ...] = ()
+    """Ports published on the task's node under a number that the node chooses."""
     packs: bool = False
     """Whether the fullest suitable node is taken first."""
 
@@ -79,6 +91,12 @@ def template_demand(template_json: bytes) -> TemplateDemand:
     """Return what a task spec asks for. Raises msgspec.ValidationError."""
     part = msgspec.json.decode(template_json, type=_TemplatePart)
     return _demand(part.resources, part.placement, part.container_spec.labels if part.container_spec else None)
+
+
+@lru_cache(maxsize=2048)
+def networks_of_template(template_json: bytes) -> tuple[str, ...]:
+    """Return the networks that a task spec names. Raises msgspec.ValidationError."""
+    return tuple(network.target for network in msgspec.json.decode(template_json, type=_NetworksPart).networks or ())
 
 
 def demand_of_template(template: TaskTemplate) -> TemplateDemand:
@@ -96,9 +114,15 @@ def service_demand(spec_json: bytes) -> ServiceDemand:
 
 def demand_of_service(labels: dict[str, str] | None, endpoint: EndpointSpec | None) -> ServiceDemand:
     """Return what a service with these labels and ports asks for."""
-    ports = tuple(p for p in (endpoint.ports if endpoint else None) or () if p.publish_mode == "host" and p.published_port)
+    of_nodes = [p for p in (endpoint.ports if endpoint else None) or () if p.publish_mode == "host"]
     packs = (labels or {}).get(STRATEGY, "").lower() == BINPACK
-    return ServiceDemand(host_ports=ports, packs=packs) if ports or packs else NO_SERVICE_DEMAND
+    if not of_nodes and not packs:
+        return NO_SERVICE_DEMAND
+    return ServiceDemand(
+        host_ports=tuple(p for p in of_nodes if p.published_port),
+        dynamic_host_ports=tuple(p for p in of_nodes if not p.published_port),
+        packs=packs,
+    )
 
 
 def _demand(

@@ -24,7 +24,7 @@ def dry_run(view: View, draft: ServiceSpec, now_ns: int, count: int | None = Non
     """
     del now_ns  # a service that does not exist yet has not failed anywhere
     load = ClusterLoad(view)
-    placing, group = Placing(load), group_of_draft(draft)
+    placing, group = Placing(load), group_of_draft(view, draft)
     if draft.mode_name in ("global", "global-job"):
         asked, placed, refusal = _place_on_each(placing, group)
     else:

@@ -31,7 +31,7 @@ def explain(view: View, subject: Task | ServiceSpec, now_ns: int) -> Explanation
     """
     load = ClusterLoad(view)
     if isinstance(subject, ServiceSpec):
-        return _explain_draft(load, group_of_draft(subject))
+        return _explain_draft(load, group_of_draft(view, subject))
     group = GroupMaker(view, load, now_ns).make(subject.service_id, subject.task_spec_id)
     if group is None:
         raise NotFound(f"task spec {subject.task_spec_id} not found")

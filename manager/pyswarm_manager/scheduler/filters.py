@@ -289,6 +289,34 @@ class PermissionFilter:
         return FilterVerdict(filter=self.name, passes=passes, detail=detail or f"{self._what} are allowed")
 
 
+class EncryptionFilter:
+    """The node can carry encrypted overlays."""
+
+    name = "encryption"
+    depends_on_load = False
+    concerns_service = False
+    makes_candidates = False
+
+    def applies(self, group: TaskGroup) -> bool:
+        """When one of the networks is encrypted."""
+        return group.demand.is_encrypted
+
+    def check(self, group: TaskGroup, nodes: Nodes) -> Check:
+        """By the kernel or in userspace."""
+        return lambda info: bool(info.node.description.encryption)
+
+    def explain(self, count: int) -> str:
+        """Swarm has nothing like it."""
+        return f"encrypted overlays are not possible on {count_of_nodes(count)}"
+
+    def verdict(self, group: TaskGroup, info: NodeInfo, passes: bool) -> FilterVerdict:
+        """By what, or why not."""
+        description = info.node.description
+        by = {"kernel": "by the kernel's WireGuard", "userspace": "by wireguard-go"}.get(description.encryption, "")
+        problem = description.encryption_problem or "the node did not report that it can"
+        return FilterVerdict(filter=self.name, passes=passes, detail=f"encrypted overlays: {by or problem}")
+
+
 class HostPortFilter:
     """The ports that are published on the node itself are free there."""
 
@@ -359,6 +387,7 @@ FILTERS: tuple[Filter, ...] = (
     PermissionFilter("privileged", "privileged containers", lambda access: HostAccess(is_privileged=access.is_privileged)),
     PermissionFilter("devices", "these devices", lambda access: HostAccess(devices=access.devices)),
     PermissionFilter("CDI devices", "these CDI devices", lambda access: HostAccess(cdi_devices=access.cdi_devices)),
+    EncryptionFilter(),
     HostPortFilter(),
     MaxReplicasFilter(),
 )

@@ -67,9 +67,10 @@ class NodeInfo:
         self.pids -= times * demand.pids
 
     def hold(self, ports: Sequence[PortConfig], generic: Sequence[GenericResource], times: int = 1) -> None:
-        """Note that a task holds these ports and resources (no longer, with -1)."""
+        """Note that a task holds these ports and resources (no longer, with -1). A port that its node chooses counts for none."""
         for port in ports:
-            _count(self.ports, (port.protocol, port.published_port), times)
+            if port.published_port:
+                _count(self.ports, (port.protocol, port.published_port), times)
         for kind, name, amount in _claims(generic):
             _count(self.generic, (kind, name), times * amount)
 

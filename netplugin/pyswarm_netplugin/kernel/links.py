@@ -1,24 +1,21 @@
-"""The messages for links, addresses, routes, bridge ports and peers, packed; and their numbers.
+"""The messages for links, addresses, routes and bridge ports, packed; and their numbers.
 
 Only bytes are made here, nothing is sent. Sources: linux/if_link.h, linux/neighbour.h, linux/rtnetlink.h. Worth knowing:
 
 * A veth pair is one message: this end goes to a bridge here, the other to the namespace of a descriptor. The latter must be set
   up there: before the pair is tied together, the kernel answers ENOTCONN.
-* A peer is two messages. The first carries the flags SELF and MASTER, so that it enters its hardware address both into the VXLAN
-  device (with the host that carries it) and into the bridge. Its state is NOARP|REACHABLE: the bridge takes a PERMANENT
-  entry for an address of its own, VXLAN demands PERMANENT or REACHABLE, and NOARP keeps both from ageing.
 """
 
 import socket
 import struct
 
 from pyswarm_netplugin.kernel.netlink import CREATE, EXCLUSIVE, REPLACE, attribute, message, nested, text, u8, u32
-from pyswarm_netplugin.naming import mac_of
+from pyswarm_netplugin.naming import is_ipv6
 from pyswarm_netplugin.state import Tunnel
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
@@ -30,11 +27,15 @@ _PORT_HAIRPIN, _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_ISOLATED = 4, 8, 9, 33
 
 NDA_DST, NDA_LLADDR, NDA_MASTER = 1, 2, 9
 NTF_SELF, NTF_MASTER = 2, 4
-_NUD_REACHABLE, _NUD_NOARP, _NUD_PERMANENT = 0x02, 0x40, 0x80
+_NUD_NOARP = 0x40
 
-IFA_LOCAL, IFA_BROADCAST = 2, 4
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
+_NO_DUPLICATE_TEST = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 MAIN_TABLE = 254
+_BOOT, _UNIVERSE, _LINK_SCOPE, _UNICAST = 3, 0, 253, 1
+LINK_ROUTE_PROTOCOL = 112
+"""Says who made a route: tells ours from those that a container makes itself."""
 
 SANDBOX_LINK_GROUP = 0x7073
 """The link group of the interfaces that we put into a sandbox, which tells them from those that a container makes itself."""
@@ -45,10 +46,9 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 NEIGHBOUR = struct.Struct("=BxxxiHBB")
 LINK_DUMP = _LINK.pack(0, 0, 0, 0, 0)
-ADDRESS_DUMP = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
-ROUTE_DUMP = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+ADDRESS_DUMP: dict[int, bytes] = {family: _ADDRESS.pack(family, 0, 0, 0, 0) for family in (socket.AF_INET, socket.AF_INET6)}
+ROUTE_DUMP: dict[int, bytes] = {family: _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) for family in (socket.AF_INET, socket.AF_INET6)}
 FDB_DUMP = NEIGHBOUR.pack(socket.AF_BRIDGE, 0, 0, 0, 0)
-NEIGHBOUR_DUMP = NEIGHBOUR.pack(socket.AF_INET, 0, 0, 0, 0)
 
 
 def link_up(name: str) -> bytes:
@@ -129,50 +129,60 @@ def veth_add(name: str, master: int, peer: str, peer_namespace: int, peer_mac: b
     return message(RTM_NEWLINK, CREATE | EXCLUSIVE, body)
 
 
-def address_add(index: int, address: str) -> bytes:
-    """Give an interface an address with prefix length (EEXIST when it has it)."""
+def _split(address: str) -> tuple[int, bytes, int]:
     plain, _, prefix = address.partition("/")
-    packed = socket.inet_aton(plain)
-    body = _ADDRESS.pack(socket.AF_INET, int(prefix or "32"), 0, 0, index)
-    return message(RTM_NEWADDR, CREATE | EXCLUSIVE, body + attribute(IFA_LOCAL, packed) + attribute(1, packed))
+    family = socket.AF_INET6 if is_ipv6(plain) else socket.AF_INET
+    packed = socket.inet_pton(family, plain)
+    return family, packed, int(prefix or 8 * len(packed))
+
+
+def address_add(index: int, address: str) -> bytes:
+    """Give an interface an address with prefix length (EEXIST when it has it). One of IPv6 is not tested for duplicates."""
+    family, packed, prefix = _split(address)
+    flags = _NO_DUPLICATE_TEST if family == socket.AF_INET6 else 0
+    body = _ADDRESS.pack(family, prefix, flags, 0, index)
+    return message(RTM_NEWADDR, CREATE | EXCLUSIVE, body + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed))
 
 
 def address_remove(index: int, address: str) -> bytes:
     """Take an address with prefix length from an interface (EADDRNOTAVAIL when it has it not)."""
-    plain, _, prefix = address.partition("/")
-    body = _ADDRESS.pack(socket.AF_INET, int(prefix), 0, 0, index)
-    return message(RTM_DELADDR, 0, body + attribute(IFA_LOCAL, socket.inet_aton(plain)))
+    family, packed, prefix = _split(address)
+    return message(RTM_DELADDR, 0, _ADDRESS.pack(family, prefix, 0, 0, index) + attribute(IFA_LOCAL, packed))
 
 
 def default_route_add(gateway: str, index: int) -> bytes:
     """Send what has no other route to the gateway."""
-    boot, universe, unicast = 3, 0, 1
-    body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, MAIN_TABLE, boot, universe, unicast, 0)
-    return message(RTM_NEWROUTE, CREATE | REPLACE, body + attribute(RTA_GATEWAY, socket.inet_aton(gateway)) + u32(RTA_OIF, index))
+    return message(RTM_NEWROUTE, CREATE | REPLACE, _default_route(gateway, index))
+
+
+def default_route_remove(gateway: str, index: int) -> bytes:
+    """Send what has no other route nowhere (ESRCH when it does not go to the gateway)."""
+    return message(RTM_DELROUTE, 0, _default_route(gateway, index))
+
+
+def _default_route(gateway: str, index: int) -> bytes:
+    family, packed, _ = _split(gateway)
+    body = _ROUTE.pack(family, 0, 0, 0, MAIN_TABLE, _BOOT, _UNIVERSE, _UNICAST, 0)
+    return body + attribute(RTA_GATEWAY, packed) + u32(RTA_OIF, index)
+
+
+def link_route_add(subnet: str, index: int) -> bytes:
+    """Look for the addresses of a subnet on this link."""
+    return message(RTM_NEWROUTE, CREATE | REPLACE, _link_route(subnet, index))
+
+
+def link_route_remove(subnet: str, index: int) -> bytes:
+    """Look for the addresses of a subnet on this link no more (ESRCH when it was not so)."""
+    return message(RTM_DELROUTE, 0, _link_route(subnet, index))
+
+
+def _link_route(subnet: str, index: int) -> bytes:
+    family, packed, prefix = _split(subnet)
+    body = _ROUTE.pack(family, prefix, 0, 0, MAIN_TABLE, LINK_ROUTE_PROTOCOL, _LINK_SCOPE, _UNICAST, 0)
+    return body + attribute(RTA_DST, packed) + u32(RTA_OIF, index)
 
 
 def port_address_add(index: int, mac: bytes) -> bytes:
     """Tell the bridge of a port which hardware address is behind it."""
     body = NEIGHBOUR.pack(socket.AF_BRIDGE, index, _NUD_NOARP, NTF_MASTER, 0) + attribute(NDA_LLADDR, mac)
     return message(RTM_NEWNEIGH, CREATE | REPLACE, body)
-
-
-def peer_add(index: int, address: str, host: str) -> tuple[bytes, bytes]:
-    """Tell the VXLAN device of this index, and its bridge, that an endpoint is on a host; and answer ARP for it. Repeatable."""
-    mac = attribute(NDA_LLADDR, mac_of(address))
-    forward = NEIGHBOUR.pack(socket.AF_BRIDGE, index, _NUD_NOARP | _NUD_REACHABLE, NTF_SELF | NTF_MASTER, 0)
-    answer = NEIGHBOUR.pack(socket.AF_INET, index, _NUD_PERMANENT, 0, 0)
-    return (
-        message(RTM_NEWNEIGH, CREATE | REPLACE, forward + mac + attribute(NDA_DST, socket.inet_aton(host))),
-        message(RTM_NEWNEIGH, CREATE | REPLACE, answer + attribute(NDA_DST, socket.inet_aton(address)) + mac),
-    )
-
-
-def peer_remove(index: int, address: str) -> tuple[bytes, bytes, bytes]:
-    """Forget an endpoint (ENOENT for each part that is not there)."""
-    mac = attribute(NDA_LLADDR, mac_of(address))
-    return (
-        message(RTM_DELNEIGH, 0, NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, NTF_MASTER, 0) + mac),
-        message(RTM_DELNEIGH, 0, NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, NTF_SELF, 0) + mac),
-        message(RTM_DELNEIGH, 0, NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0) + attribute(NDA_DST, socket.inet_aton(address))),
-    )

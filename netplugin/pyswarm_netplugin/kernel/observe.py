@@ -1,22 +1,27 @@
 """Reads back what the kernel has, as a `State`. Only what is whole counts as there; our remains that nothing can use are strays."""
 
+import ipaddress
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyswarm_netplugin import naming
 from pyswarm_netplugin.egress import subnet_of
-from pyswarm_netplugin.kernel import links, nftables
-from pyswarm_netplugin.kernel.links import MAIN_TABLE, NEIGHBOUR, NTF_SELF, SANDBOX_LINK_GROUP
+from pyswarm_netplugin.kernel import links, mesh, nftables
+from pyswarm_netplugin.kernel.ipv6 import is_forwarding
+from pyswarm_netplugin.kernel.ipv6_forwarding import is_left_over
+from pyswarm_netplugin.kernel.links import LINK_ROUTE_PROTOCOL, MAIN_TABLE, SANDBOX_LINK_GROUP
 from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket, attributes, string
-from pyswarm_netplugin.kernel.rules import SERVICES, host_mark
+from pyswarm_netplugin.kernel.peers import read_peers
+from pyswarm_netplugin.kernel.rules import SERVICES, closed_ports_of, host_mark
 from pyswarm_netplugin.published_ports.rules import PORTS_MARK_PREFIX
 from pyswarm_netplugin.state import Egress, Link, Overlay, Sandbox, State, Stray, Tunnel
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+_GLOBAL = 0
 _LOST = "?"
 """The network of an interface whose other end is on no bridge of ours: never what is desired."""
 
@@ -33,6 +38,7 @@ class LinkSeen:
     group: int
     peer: int
     is_up: bool
+    mac: bytes
     tunnel: Tunnel | None = None
 
 
@@ -92,28 +98,44 @@ def read_links(netlink: NetlinkSocket) -> dict[str, LinkSeen]:
     return found
 
 
-def read_addresses(netlink: NetlinkSocket) -> dict[int, list[str]]:
-    """Return the IPv4 addresses, with their prefix lengths, by interface index."""
+def read_addresses(netlink: NetlinkSocket, family: int = socket.AF_INET) -> dict[int, list[str]]:
+    """Return the addresses, with their prefix lengths, by interface index; of IPv6 those that are valid beyond the link."""
     found: dict[int, list[str]] = {}
-    for _, body in netlink.dump(links.RTM_GETADDR, links.ADDRESS_DUMP):
-        _, prefix, _, _, index = struct.unpack_from("=BBBBI", body)
-        address = attributes(body, 8).get(links.IFA_LOCAL)
-        if address is not None:
-            found.setdefault(index, []).append(f"{socket.inet_ntoa(address)}/{prefix}")
+    for _, body in netlink.dump(links.RTM_GETADDR, links.ADDRESS_DUMP[family]):
+        _, prefix, _, scope, index = struct.unpack_from("=BBBBI", body)
+        parts = attributes(body, 8)
+        address = parts.get(links.IFA_LOCAL) or parts.get(links.IFA_ADDRESS)
+        if address is not None and (family == socket.AF_INET or scope == _GLOBAL):
+            found.setdefault(index, []).append(f"{socket.inet_ntop(family, address)}/{prefix}")
     return found
 
 
-def read_routes(netlink: NetlinkSocket) -> list[tuple[str, str, int]]:
-    """Return the main table's IPv4 routes: destination with prefix length, gateway or "", interface index."""
+def read_routes(netlink: NetlinkSocket, family: int = socket.AF_INET) -> list[tuple[str, str, int]]:
+    """Return the main table's routes: destination with prefix length, gateway or "", interface index."""
+    return [(route.to, route.gateway, route.index) for route in _routes(netlink, family)]
+
+
+@dataclass(frozen=True)
+class RouteSeen:
+    """A route of the main table. `gateway` "": on the link."""
+
+    to: str
+    gateway: str
+    index: int
+    protocol: int
+
+
+def _routes(netlink: NetlinkSocket, family: int) -> list[RouteSeen]:
     found = []
-    for _, body in netlink.dump(links.RTM_GETROUTE, links.ROUTE_DUMP):
-        prefix, table = body[1], body[4]
+    nowhere = bytes(4 if family == socket.AF_INET else 16)
+    for _, body in netlink.dump(links.RTM_GETROUTE, links.ROUTE_DUMP[family]):
+        prefix, table, protocol = body[1], body[4], body[5]
         if table == MAIN_TABLE:
             parts = attributes(body, 12)
-            destination = socket.inet_ntoa(parts.get(links.RTA_DST, b"\0\0\0\0"))
+            to = f"{socket.inet_ntop(family, parts.get(links.RTA_DST, nowhere))}/{prefix}"
             gateway = parts.get(links.RTA_GATEWAY)
             index = struct.unpack("=I", parts.get(links.RTA_OIF, b"\0\0\0\0"))[0]
-            found.append((f"{destination}/{prefix}", socket.inet_ntoa(gateway) if gateway else "", index))
+            found.append(RouteSeen(to, socket.inet_ntop(family, gateway) if gateway else "", index, protocol))
     return found
 
 
@@ -141,6 +163,7 @@ def _read_link(body: bytes) -> LinkSeen:
         group=_number(parts, links.IFLA_GROUP),
         peer=_number(parts, links.IFLA_LINK) or index,
         is_up=bool(flags & 1),
+        mac=parts.get(links.IFLA_ADDRESS, b""),
         tunnel=tunnel,
     )
 
@@ -161,24 +184,33 @@ def _ports(found: dict[str, LinkSeen], bridge: LinkSeen | None) -> Ports:
 def _host(seen: Observation, joins: bool) -> None:
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         every = read_links(netlink)
+        bridge = every.get(naming.egress_bridge(seen.tag))
         addresses = read_addresses(netlink)
+        ipv6_addresses = read_addresses(netlink, socket.AF_INET6)
     found = {name: link for name, link in every.items() if naming.is_egress_port(seen.tag, name)}
-    bridge = every.get(naming.egress_bridge(seen.tag))
     seen.egress_ports = _ports(found, bridge)
-    chains = _host_chains()
-    own = chains.get(naming.host_table(seen.tag), set())
+    chains, ipv6_chains = _host_chains(nftables.IPV4), _host_chains(nftables.IPV6)
+    own, own_ipv6 = (tables.get(naming.host_table(seen.tag), set()) for tables in (chains, ipv6_chains))
     seen.ports_mark = next((c for c in chains.get(naming.ports_table(seen.tag), ()) if c.startswith(PORTS_MARK_PREFIX)), "")
     if bridge is not None:
         address = (addresses.get(bridge.index) or [""])[0]
-        seen.egress = Egress(address=address, mtu_bytes=bridge.mtu_bytes, has_rules=_has_host_rules(seen.tag, address, own, joins))
-    elif own:
+        ipv6_address = (ipv6_addresses.get(bridge.index) or [""])[0]
+        is_whole = _has_host_rules(seen.tag, address, own, joins) and _has_ipv6_rules(seen.tag, ipv6_address, ipv6_chains, joins)
+        seen.egress = Egress(
+            address=address,
+            ipv6_address=ipv6_address,
+            mtu_bytes=bridge.mtu_bytes,
+            closed_ports=closed_ports_of(own),
+            has_rules=is_whole,
+        )
+    elif own or own_ipv6 or is_left_over(ipv6_chains):
         seen.egress = Egress(address="", mtu_bytes=0, has_rules=False)
 
 
-def _host_chains() -> dict[str, set[str]]:
+def _host_chains(family: int) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-        for _, body in netlink.dump(nftables.GET_CHAIN, nftables.chains_request()):
+        for _, body in netlink.dump(nftables.GET_CHAIN, nftables.chains_request(family=family)):
             table, chain = nftables.read_chain(body)
             found.setdefault(table, set()).add(chain)
     return found
@@ -186,7 +218,18 @@ def _host_chains() -> dict[str, set[str]]:
 
 def _has_host_rules(tag: str, address: str, chains: set[str], joins: bool) -> bool:
     is_forwarding = _IP_FORWARD.read_text().strip() == "1"
-    return bool(address) and is_forwarding and host_mark(subnet_of(address), naming.egress_bridge(tag), joins=joins) in chains
+    if not address or not is_forwarding:
+        return False
+    return host_mark(subnet_of(address), naming.egress_bridge(tag), closed_ports_of(chains), joins=joins) in chains
+
+
+def _has_ipv6_rules(tag: str, address: str, tables: Mapping[str, set[str]], joins: bool) -> bool:
+    chains = tables.get(naming.host_table(tag), set())
+    if not address:
+        return not chains and not is_left_over(tables)
+    subnet = str(ipaddress.IPv6Interface(address).network)
+    mark = host_mark(subnet, naming.egress_bridge(tag), closed_ports_of(chains), joins=joins)
+    return is_forwarding() and mark in chains
 
 
 def _overlay(seen: Observation, network_id: str) -> None:
@@ -196,51 +239,66 @@ def _overlay(seen: Observation, network_id: str) -> None:
         tunnel = device.tunnel if device is not None and bridge is not None and device.master == bridge.index else None
         if device is not None and tunnel is None:
             tunnel = Tunnel(vni=0, port=0, local_address="", mtu_bytes=0)
-        peers = _peers(netlink, device.index) if device is not None else {}
+        peers = read_peers(netlink, device.index) if device is not None else {}
     seen.overlays[network_id] = Overlay(has_bridge=bridge is not None, tunnel=tunnel, peers=peers)
     seen.overlay_ports[network_id] = _ports(found, bridge)
-
-
-def _peers(netlink: NetlinkSocket, device: int) -> dict[str, str]:
-    hosts: dict[str, str] = {}
-    bridged: set[str] = set()
-    answered: set[str] = set()
-    for _, body in netlink.dump(links.RTM_GETNEIGH, links.FDB_DUMP):
-        _, index, _, flags, _ = NEIGHBOUR.unpack_from(body)
-        parts = attributes(body, NEIGHBOUR.size)
-        address = naming.address_of_mac(parts.get(links.NDA_LLADDR, b"")) if index == device else None
-        if address is not None and flags & NTF_SELF and links.NDA_DST in parts:
-            hosts[address] = socket.inet_ntoa(parts[links.NDA_DST])
-        elif address is not None and links.NDA_MASTER in parts:
-            bridged.add(address)
-    for _, body in netlink.dump(links.RTM_GETNEIGH, links.NEIGHBOUR_DUMP):
-        _, index, _, _, _ = NEIGHBOUR.unpack_from(body)
-        parts = attributes(body, NEIGHBOUR.size)
-        if index == device and links.NDA_LLADDR in parts:
-            answered.add(socket.inet_ntoa(parts[links.NDA_DST]))
-    whole = bridged & answered
-    return {address: hosts.get(address, "") if address in whole else "" for address in {*hosts, *bridged, *answered}}
 
 
 def _sandbox(seen: Observation, sandbox_id: str) -> None:
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         found = read_links(netlink)
-        addresses = read_addresses(netlink)
-        gateways = {index: gateway for to, gateway, index in read_routes(netlink) if to == "0.0.0.0/0"}
+        told = _Told.read(netlink)
     if not found["lo"].is_up:
         seen.strays.add(Stray(kind="file", name=naming.SANDBOX_PREFIX + sandbox_id))
         return
     networks = _networks_by_interface(seen, sandbox_id)
-    parts = {}
-    for link in found.values():
-        if link.kind == "veth" and link.group == SANDBOX_LINK_GROUP:
-            parts[link.name] = Link(
-                network_id=networks.get(link.index, _LOST),
-                address=(addresses.get(link.index) or [""])[0],
-                gateway=gateways.get(link.index, ""),
-                mtu_bytes=link.mtu_bytes,
-            )
-    seen.sandboxes[sandbox_id] = Sandbox(links=parts, chains=_chains())
+    parts = {
+        link.name: told.link(link, networks.get(link.index, _LOST))
+        for link in found.values()
+        if link.kind == "veth" and link.group == SANDBOX_LINK_GROUP
+    }
+    returns, mesh_ports = mesh.observe(sandbox_id, {link.name: link.index for link in found.values()})
+    seen.sandboxes[sandbox_id] = Sandbox(links=parts, chains=_chains(), returns=returns, mesh_ports=mesh_ports)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The addresses and routes of a sandbox."""
+
+    addresses: Mapping[int, list[str]]
+    ipv6_addresses: Mapping[int, list[str]]
+    routes: list[RouteSeen]
+
+    @classmethod
+    def read(cls, netlink: NetlinkSocket) -> "_Told":
+        return cls(
+            read_addresses(netlink),
+            read_addresses(netlink, socket.AF_INET6),
+            _routes(netlink, socket.AF_INET) + _routes(netlink, socket.AF_INET6),
+        )
+
+    def link(self, link: LinkSeen, network_id: str) -> Link:
+        address = (self.addresses.get(link.index) or [""])[0]
+        routes = [route for route in self.routes if route.index == link.index]
+        gateways = {route.to: route.gateway for route in routes}
+        on_link = sorted(route.to for route in routes if route.protocol == LINK_ROUTE_PROTOCOL)
+        return Link(
+            network_id=network_id,
+            address=address,
+            gateway=gateways.get("0.0.0.0/0", ""),
+            mtu_bytes=link.mtu_bytes,
+            mac=naming.mac_text(link.mac, naming.address_of(address)),
+            ipv6_address=_twin_among(self.ipv6_addresses.get(link.index, []), address),
+            ipv6_gateway=gateways.get("::/0", ""),
+            routes=tuple(on_link),
+        )
+
+
+def _twin_among(ipv6_addresses: Sequence[str], address: str) -> str:
+    """Return the IPv6 address that ends in the IPv4 address: a container may have given itself others."""
+    own = socket.inet_aton(naming.address_of(address)) if address else b""
+    packed = ((text, socket.inet_pton(socket.AF_INET6, naming.address_of(text))) for text in ipv6_addresses)
+    return next((text for text, bytes_ in packed if own and bytes_.endswith(own)), "")
 
 
 def _networks_by_interface(seen: Observation, sandbox_id: str) -> dict[int, str]:
@@ -258,11 +316,14 @@ def _networks_by_interface(seen: Observation, sandbox_id: str) -> dict[int, str]
 def _chains() -> dict[str, str] | None:
     found: dict[str, str] = {}
     with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-        try:
-            for _, body in netlink.dump(nftables.GET_ELEMENTS, nftables.elements_request(naming.SANDBOX_TABLE, SERVICES)):
-                found.update(nftables.read_verdicts(body))
-        except FileNotFoundError:
-            return None
+        for family in (nftables.IPV4, nftables.IPV6):
+            request = nftables.elements_request(naming.SANDBOX_TABLE, SERVICES, family=family)
+            try:
+                for _, body in netlink.dump(nftables.GET_ELEMENTS, request):
+                    found.update(nftables.read_verdicts(body))
+            except FileNotFoundError:
+                if family == nftables.IPV4:
+                    return None
     return found
 
 
@@ -271,5 +332,5 @@ def _lonely_ports(seen: Observation) -> None:
     wanted = {naming.egress_port(seen.tag, sandbox_id) for sandbox_id in sandboxes}
     seen.strays |= {Stray(kind="link", name=name) for name in seen.egress_ports.names - wanted}
     for network_id, ports in seen.overlay_ports.items():
-        known = {naming.overlay_port(sandbox_id, network_id) for sandbox_id in sandboxes}
+        known = {naming.HOST_PORT, naming.TRUNK_PORT, *(naming.overlay_port(sandbox_id, network_id) for sandbox_id in sandboxes)}
         seen.strays |= {Stray(kind="port", name=f"{network_id}/{name}") for name in ports.names - known}

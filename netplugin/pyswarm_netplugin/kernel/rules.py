@@ -2,37 +2,61 @@
 
 A sandbox (table `pyswarm`, as `nft list ruleset` shows it in the container's namespace):
 
-    map services { type ipv4_addr : verdict; elements = { 10.0.1.2 : goto v10.0.1.2_1f0c5a2b } }
+    map services { type ipv4_addr : verdict; elements = { 10.0.1.2 : goto t10.0.1.2_1f0c5a2b } }
     chain output { type nat hook output priority -100;
         ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:5353        (and tcp: the node's DNS, so that port 53 stays free)
         ip daddr vmap @services }
-    chain v10.0.1.2_1f0c5a2b { dnat to numgen random mod 2 map { 0 : 10.0.1.5, 1 : 10.0.1.6 } }
+    chain t10.0.1.2_1f0c5a2b { dnat to numgen inc mod 2 map { 0 : 10.0.1.5, 1 : 10.0.1.6 } }
+    chain h10.0.1.3_9b1d3c0e { dnat to jhash ip saddr mod 2 seed 0x0 map { 0 : 10.0.1.5, 1 : 10.0.1.6 } }   (by source hash)
 
-A virtual IP without backends refuses. A chain's name says its content, so a change is: new chain, new verdict, old chain gone,
-in one transaction. The host (table `pyswarm_TAG`): masquerade what sandboxes send out, let nothing new in, keep them apart.
+On a network with IPv6 a table `ip6` of the same name has the same for the virtual IPs' twins. A virtual IP without backends
+refuses: TCP with a reset; UDP by leading it to a port where nobody listens, as what is rejected on its way out fails with EPERM.
+A chain's name says its content, so a change is: new chain, new verdict, old chain gone, in one transaction.
+
+The host (table `pyswarm_TAG`): masquerade what sandboxes send out, let nothing new in, keep them apart.
 """
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 
+from pyswarm_netplugin.kernel import flow_expressions as flow
 from pyswarm_netplugin.kernel import nftables as nft
-from pyswarm_netplugin.naming import SANDBOX_TABLE, digest
+from pyswarm_netplugin.naming import SANDBOX_TABLE, SOURCE_HASH_PREFIX, digest
 from pyswarm_netplugin.operations import Balance
 
 DNS_ADDRESS, DNS_PORT, DNS_LISTEN_PORT = "127.0.0.11", 53, 5353
 SERVICES = "services"
 _TCP, _UDP = 6, 17
 _DESTINATION_NAT, _SOURCE_NAT, _FILTER = -100, 100, 0
-_RULES_VERSION = "1"
+_RULES_VERSION = "3"
+_HOST_MARK_PREFIX = "rules_"
 _BATCH_BYTES = 96 * 1024
 
 
-def balance_batches(balance: Balance) -> list[list[bytes]]:
-    """Return the transactions that carry out a change of balancing; each virtual IP changes within one."""
+VARIANTS = 8
+"""Sandboxes take turns beginning with different backends, in so many ways."""
+_REFUSING = {nft.IPV4: DNS_ADDRESS, nft.IPV6: "::1"}
+_REFUSING_PORT = 1
+"""Where nothing listens, so that the kernel refuses."""
+
+
+def variant_of(sandbox_id: str) -> int:
+    """Return which of the variants of `balance_batches` a sandbox has."""
+    return zlib.crc32(sandbox_id.encode()) % VARIANTS
+
+
+def balance_batches(balance: Balance, variant: int = 0) -> list[list[bytes]]:
+    """Return the transactions that carry out a change of balancing; each virtual IP changes within one.
+
+    `variant`: with which part of the backends balancing in turn begins.
+    """
     batches = [nft.batch(_sandbox_base())] if balance.is_first else []
+    if balance.is_first_ipv6:
+        batches.append(nft.batch(_services_base(nft.IPV6)))
     old = dict(balance.old_chains)
     current: list[bytes] = []
     size = 0
-    for step in _steps(balance, old):
+    for step in _steps(balance, old, variant):
         current += step
         size += sum(map(len, step))
         if size > _BATCH_BYTES:
@@ -52,71 +76,101 @@ def _sandbox_base() -> list[bytes]:
         )
         for protocol in (_UDP, _TCP)
     ]
+    return _services_base(nft.IPV4, *dns)
+
+
+def _services_base(family: int, *first_rules: bytes) -> list[bytes]:
+    table = SANDBOX_TABLE
     return [
-        nft.table_add(table),
-        nft.table_remove(table),
-        nft.table_add(table),
-        nft.verdict_map_add(table, SERVICES),
-        nft.base_chain_add(table, "output", "nat", nft.OUTPUT, _DESTINATION_NAT),
-        *dns,
-        nft.rule_add(table, "output", nft.lookup_verdict(SERVICES)),
+        nft.table_add(table, family=family),
+        nft.table_remove(table, family=family),
+        nft.table_add(table, family=family),
+        nft.verdict_map_add(table, SERVICES, family=family),
+        nft.base_chain_add(table, "output", "nat", nft.OUTPUT, _DESTINATION_NAT, family=family),
+        *first_rules,
+        nft.rule_add(table, "output", nft.lookup_verdict(SERVICES, family=family), family=family),
     ]
 
 
-def _steps(balance: Balance, old: dict[str, str]) -> Iterator[list[bytes]]:
+def _steps(balance: Balance, old: dict[str, str], variant: int) -> Iterator[list[bytes]]:
     for number, (virtual_ip, chain, backends) in enumerate(balance.put, 2):
-        step = [nft.chain_add(SANDBOX_TABLE, chain), *_balancer(chain, backends, number)]
+        family = nft.family_of(virtual_ip)
+        step = [nft.chain_add(SANDBOX_TABLE, chain, family=family), *_balancer(chain, backends, number, family, variant)]
         if virtual_ip in old:
             step.append(nft.verdict_drop(SANDBOX_TABLE, SERVICES, virtual_ip))
         step.append(nft.verdict_put(SANDBOX_TABLE, SERVICES, virtual_ip, chain))
         if virtual_ip in old:
-            step += _chain_gone(old[virtual_ip])
+            step += _chain_gone(old[virtual_ip], family)
         yield step
     for virtual_ip in balance.drop:
-        yield [nft.verdict_drop(SANDBOX_TABLE, SERVICES, virtual_ip), *_chain_gone(old[virtual_ip])]
+        yield [nft.verdict_drop(SANDBOX_TABLE, SERVICES, virtual_ip), *_chain_gone(old[virtual_ip], nft.family_of(virtual_ip))]
 
 
-def _chain_gone(chain: str) -> list[bytes]:
-    return [nft.chain_empty(SANDBOX_TABLE, chain), nft.chain_remove(SANDBOX_TABLE, chain)]
+def _chain_gone(chain: str, family: int) -> list[bytes]:
+    return [nft.chain_empty(SANDBOX_TABLE, chain, family=family), nft.chain_remove(SANDBOX_TABLE, chain, family=family)]
 
 
-def _balancer(chain: str, backends: tuple[str, ...], set_id: int) -> list[bytes]:
+def _balancer(chain: str, backends: tuple[str, ...], set_id: int, family: int, variant: int) -> list[bytes]:
     table = SANDBOX_TABLE
     if not backends:
         return [
-            nft.rule_add(table, chain, nft.protocol_is(_TCP), nft.refuse_tcp()),
-            nft.rule_add(table, chain, nft.refuse()),
+            nft.rule_add(table, chain, nft.protocol_is(_TCP), nft.refuse_tcp(), family=family),
+            nft.rule_add(table, chain, nft.protocol_is(_UDP), nft.send_to(_REFUSING[family], _REFUSING_PORT), family=family),
+            nft.rule_add(table, chain, nft.refuse(family=family), family=family),
         ]
     if len(backends) == 1:
-        return [nft.rule_add(table, chain, nft.send_to(backends[0]))]
-    choice = nft.rule_add(table, chain, nft.send_to_one_of(set_id, len(backends)))
-    return [*nft.address_list_add(table, set_id, backends), choice]
+        return [nft.rule_add(table, chain, nft.send_to(backends[0]), family=family)]
+    is_by_source = chain.startswith(SOURCE_HASH_PREFIX)
+    first = 0 if is_by_source else len(backends) * variant // VARIANTS
+    to_one = flow.send_to_one_of(set_id, len(backends), is_by_source=is_by_source, family=family)
+    in_order = (*backends[first:], *backends[:first])
+    return [*nft.address_list_add(table, set_id, in_order), nft.rule_add(table, chain, to_one, family=family)]
 
 
-def host_mark(subnet: str, bridge: str, *, joins: bool = False) -> str:
-    """Return the name of an empty chain that says which rules the host's table holds."""
-    return f"rules_{digest(_RULES_VERSION, subnet, bridge, *(['joined'] if joins else []))}"
+def host_mark(subnet: str, bridge: str, closed_ports: tuple[int, ...] = (), *, joins: bool = False) -> str:
+    """Return the name of an empty chain that says which rules the host's table holds, and ends in the closed ports."""
+    name = f"{_HOST_MARK_PREFIX}{digest(_RULES_VERSION, subnet, bridge, *(['joined'] if joins else []))}"
+    return "_".join((name, *map(str, closed_ports)))
 
 
-def host_batch(table: str, subnet: str, bridge: str, *, joins: bool = False) -> list[bytes]:
-    """Return the transaction that replaces the host's table. `joins`: sandboxes may talk to each other over the bridge."""
+def closed_ports_of(chains: Iterable[str]) -> tuple[int, ...]:
+    """Return the closed ports that the mark among a table's chains tells."""
+    mark = next((chain for chain in chains if chain.startswith(_HOST_MARK_PREFIX)), "")
+    return tuple(int(word) for word in mark.split("_")[2:] if word.isdigit())
+
+
+def host_batch(table: str, subnet: str, bridge: str, closed_ports: tuple[int, ...] = (), *, joins: bool = False) -> list[bytes]:
+    """Return the transaction that replaces the host's table, of the subnet's family.
+
+    `joins`: sandboxes may talk to each other over the bridge, else only through ports that this host publishes. `closed_ports`:
+    what comes by a tunnel's UDP port is taken for an overlay's, whoever sent it, so sandboxes send nothing there, neither to this
+    host nor to others.
+    """
+    family = nft.family_of(subnet)
     out = nft.interface_is(bridge, is_output=True)
     into = nft.interface_is(bridge)
     not_out = nft.interface_is(bridge, is_output=True, is_not=True)
     accept, drop = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
     return nft.batch(
         [
-            nft.table_add(table),
-            nft.table_remove(table),
-            nft.table_add(table),
-            nft.chain_add(table, host_mark(subnet, bridge, joins=joins)),
-            nft.base_chain_add(table, "postrouting", "nat", nft.POSTROUTING, _SOURCE_NAT),
-            nft.rule_add(table, "postrouting", nft.source_within(subnet), not_out, nft.masquerade()),
-            nft.base_chain_add(table, "forward", "filter", nft.FORWARD, _FILTER),
-            nft.rule_add(table, "forward", into, out, accept if joins else drop),
-            nft.rule_add(table, "forward", into, accept),
-            nft.rule_add(table, "forward", out, nft.is_known_connection(), accept),
-            nft.rule_add(table, "forward", out, nft.is_published(), accept),
-            nft.rule_add(table, "forward", out, drop),
+            nft.table_add(table, family=family),
+            nft.table_remove(table, family=family),
+            nft.table_add(table, family=family),
+            nft.chain_add(table, host_mark(subnet, bridge, closed_ports, joins=joins), family=family),
+            nft.base_chain_add(table, "postrouting", "nat", nft.POSTROUTING, _SOURCE_NAT, family=family),
+            nft.rule_add(table, "postrouting", nft.source_within(subnet), not_out, nft.masquerade(), family=family),
+            nft.base_chain_add(table, "input", "filter", nft.INPUT, _FILTER, family=family),
+            nft.base_chain_add(table, "forward", "filter", nft.FORWARD, _FILTER, family=family),
+            *(
+                nft.rule_add(table, chain, into, nft.protocol_is(_UDP), nft.destination_port_is(port), drop, family=family)
+                for chain in ("input", "forward")
+                for port in closed_ports
+            ),
+            nft.rule_add(table, "forward", into, out, nft.is_published(), accept, family=family),
+            nft.rule_add(table, "forward", into, out, accept if joins else drop, family=family),
+            nft.rule_add(table, "forward", into, accept, family=family),
+            nft.rule_add(table, "forward", out, nft.is_known_connection(), accept, family=family),
+            nft.rule_add(table, "forward", out, nft.is_published(), accept, family=family),
+            nft.rule_add(table, "forward", out, drop, family=family),
         ]
     )

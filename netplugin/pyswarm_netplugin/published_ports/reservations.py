@@ -31,6 +31,10 @@ class Reservations:
             raise
         self._sockets[port] = sock
 
+    def holds(self, port: PublishedPort) -> bool:
+        """Whether the port is reserved, or can need no reservation."""
+        return port in self._sockets or port.protocol not in _KINDS
+
     def keep_only(self, ports: Iterable[PublishedPort]) -> None:
         """Let go of all others."""
         for port in set(self._sockets) - set(ports):

@@ -46,9 +46,9 @@ def ports_batch(table: str, forwards: Sequence[PortForward], subnet: str, bridge
             nft.base_chain_add(table, "guard", "filter", nft.PREROUTING, _RAW),
             nft.rule_add(table, "guard", into, nft.destination_within(LOOPBACK), nft.verdict(nft.DROP)),
             nft.base_chain_add(table, "prerouting", "nat", nft.PREROUTING, _DESTINATION_NAT),
-            *_forwarding(table, "prerouting", forwards),
+            *forwarding(table, "prerouting", forwards),
             nft.base_chain_add(table, "output", "nat", nft.OUTPUT, _DESTINATION_NAT),
-            *_forwarding(table, "output", forwards),
+            *forwarding(table, "output", forwards),
             nft.base_chain_add(table, "postrouting", "nat", nft.POSTROUTING, _SOURCE_NAT),
             nft.rule_add(table, "postrouting", nft.source_within(LOOPBACK), out, nft.is_published(), nft.masquerade()),
             nft.rule_add(table, "postrouting", nft.source_within(subnet), out, nft.is_published(), nft.masquerade()),
@@ -56,7 +56,8 @@ def ports_batch(table: str, forwards: Sequence[PortForward], subnet: str, bridge
     )
 
 
-def _forwarding(table: str, chain: str, forwards: Sequence[PortForward]) -> Iterator[bytes]:
+def forwarding(table: str, chain: str, forwards: Sequence[PortForward]) -> Iterator[bytes]:
+    """Return the rules that lead ports of the host to sandboxes."""
     for forward in forwards:
         port = forward.port
         is_any = port.host_address == ANY_ADDRESS

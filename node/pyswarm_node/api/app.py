@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from pyswarm_agent.api.routes import ROUTERS as AGENT_ROUTERS
 from pyswarm_common.engine_api.responses import error_response
 from pyswarm_common.errors import NotFound, PyswarmError
-from pyswarm_node.api import events, membership, recovery, system
+from pyswarm_node.api import events, membership, network_state, recovery, system
 from pyswarm_node.api.control import NodeControl, require_manager
 from pyswarm_node.api.networks import JoinedNetworks
 from pyswarm_node.api.version_middleware import VersionMiddleware
@@ -31,7 +31,7 @@ def create_app(control: NodeControl) -> FastAPI:
     app.add_middleware(VersionMiddleware)
     app.add_exception_handler(PyswarmError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_unknown_route)
-    for router in (*AGENT_ROUTERS, system.router, membership.router, recovery.router, events.router):
+    for router in (*AGENT_ROUTERS, system.router, membership.router, recovery.router, events.router, network_state.router):
         app.include_router(router)
     app.mount("", JoinedNetworks(control.agent, lambda: control.manager is not None, ManagerRoutes()))
     return app

@@ -43,6 +43,8 @@ class LocalState:
     is_manager: bool = False
     managers: tuple[ManagerAddress, ...] = ()
     log_driver: str = DEFAULT_DRIVER
+    encryption: str = ""
+    """How it carries encrypted overlays, or why it cannot; "" when that was not looked at."""
 
 
 class NodeControl(Protocol):

@@ -1,5 +1,6 @@
 """The `Swarm` section of `info`, and the warnings beside it: the truth about this node's place in the swarm, in Docker's words."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyswarm_common.disk_space import disk_full_message, is_disk_full
@@ -25,6 +26,8 @@ def describe_swarm(control: NodeControl) -> dict[str, Any]:
         "Error": _error(local, manager),
         "RemoteManagers": [{"NodeID": m.node_id, "Addr": m.address} for m in local.managers] or None,
     }
+    if local.encryption:
+        section["EncryptedOverlays"] = local.encryption
     if local.progress:
         section["Progress"] = local.progress
     if manager is not None:
@@ -34,10 +37,10 @@ def describe_swarm(control: NodeControl) -> dict[str, Any]:
     return section
 
 
-def describe_warnings(local: LocalState, swarm: dict[str, Any]) -> list[str] | None:
-    """Return the `Warnings` of `info`, given its `Swarm` section; None for none, as Docker shows it."""
+def describe_warnings(local: LocalState, swarm: dict[str, Any], network: Sequence[str] = ()) -> list[str] | None:
+    """Return the `Warnings` of `info`, given its `Swarm` section and those of the `network`; None for none, as Docker shows it."""
     warnings = [f"WARNING: {disk_full_message(local.data_dir)}"] if is_disk_full(local.data_dir) else []
-    return warnings + swarm.get("Warnings", []) or None
+    return warnings + [f"WARNING: {each}" for each in network] + swarm.get("Warnings", []) or None
 
 
 def _describe_cluster(manager: "ManagerServices") -> dict[str, Any]:

@@ -82,7 +82,8 @@ async def show_info(request: Request) -> Response:
     swarm = describe_swarm(control)
     machine = _describe_machine(local, control.agent.clock.now_ns())
     machine["RegistryConfig"] = _describe_registries(control.agent.images.registries)
-    return JSONResponse({**_describe_agent(control), **machine, "Warnings": describe_warnings(local, swarm), "Swarm": swarm})
+    warnings = describe_warnings(local, swarm, control.agent.network_watch.warnings())
+    return JSONResponse({**_describe_agent(control), **machine, "Warnings": warnings, "Swarm": swarm})
 
 
 @router.get("/system/df")

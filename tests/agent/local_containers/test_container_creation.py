@@ -117,14 +117,41 @@ def test_what_is_asked_of_a_network_of_the_cluster() -> None:
     endpoint = {"Aliases": ["helper"], "IPAMConfig": {"IPv4Address": "10.0.1.9"}}
     ports = {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}
     made = created(HostConfig={"NetworkMode": "app", **ports}, NetworkingConfig={"EndpointsConfig": {"app": endpoint}}).container
-    assert (made.is_on_overlay, made.aliases, made.address) == (True, ("helper",), "10.0.1.9")
+    assert (made.names_network, made.aliases, made.address) == (True, ("helper",), "10.0.1.9")
     assert [request.container_port for request in made.port_requests] == [80]
+
+
+def on(endpoints: dict[str, Any], mode: str = "") -> dict[str, Any]:
+    """Return what asks for these networks."""
+    return {"NetworkingConfig": {"EndpointsConfig": endpoints}, "HostConfig": {"NetworkMode": mode}}
+
+
+def test_several_networks() -> None:
+    asked = {"app": {"Aliases": ["db"], "GwPriority": 2}, "other": {"MacAddress": "02-42-0A-00-00-09"}, "bridge": {}}
+    made = created(**on(asked, "other")).container
+    assert [(join.network, join.aliases, join.mac, join.priority) for join in made.joins] == [
+        ("other", (), "02:42:0a:00:00:09", 0),
+        ("app", ("db",), "", 2),
+        ("bridge", (), "", 0),
+    ]
+    first = created(**on({"app": {}}, "app"), MacAddress="02:42:0a:00:00:09").container
+    assert [join.mac for join in first.joins] == ["02:42:0a:00:00:09"]
+    assert created(**on({"default": {}})).container.joined is None
 
 
 @pytest.mark.parametrize(
     ("body", "error", "words"),
     [
-        ({"NetworkingConfig": {"EndpointsConfig": {"app": {}, "other": {}}}}, Unimplemented, "joins one network"),
+        (on({"app": {"Links": ["a:b"]}}), Unimplemented, "--link is not offered"),
+        (on({"app": {"DriverOpts": {"a": "b"}}}), Unimplemented, "driver options of an endpoint are not offered: a"),
+        (on({"app": {"MacAddress": "01:00:00:00:00:01"}}), InvalidArgument, "is not a valid mac address"),
+        (on({"app": {"IPAMConfig": {"IPv4Address": "10.0.0"}}}), InvalidArgument, "invalid IPv4 address: 10.0.0"),
+        (on({"app": {"IPAMConfig": {"IPv6Address": "fd00::2"}}}), Unimplemented, "--ip6 is not offered"),
+        (on({"bridge": {"Aliases": ["db"]}}), InvalidArgument, "aliases are only supported for user-defined networks"),
+        (on({"default": {"IPAMConfig": {"IPv4Address": "172.17.0.9"}}}), InvalidArgument, "on user defined networks only"),
+        ({"MacAddress": "02:42:00:00:00:01"}, Unimplemented, "--mac-address is not offered on the default networks"),
+        (on({"none": {}, "app": {}}, "none"), InvalidArgument, "private .none. mode"),
+        (on({"app": {}}, "host"), InvalidArgument, "sharing network namespace"),
         ({"HostConfig": {"PidMode": "host"}}, Unimplemented, "--pid is not supported yet"),
         ({"HostConfig": {"AutoRemove": True, "RestartPolicy": {"Name": "always"}}}, InvalidArgument, "can't create 'AutoRemove'"),
         ({"HostConfig": {"Memory": 1}}, InvalidArgument, "Minimum memory limit allowed is 6MB"),

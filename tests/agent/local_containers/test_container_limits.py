@@ -81,10 +81,7 @@ def test_bad_limits(host: dict[str, Any], words: str) -> None:
         ({"HostConfig": {"CgroupnsMode": "host"}}, "--cgroupns"),
         ({"HostConfig": {"Annotations": {"a": "b"}}}, "--annotation"),
         ({"HostConfig": {"VolumesFrom": ["x"]}}, "--volumes-from"),
-        ({"MacAddress": "02:42:00:00:00:01"}, "--mac-address"),
         ({"NetworkDisabled": True}, "NetworkDisabled"),
-        ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Aliases": ["db"]}}}}, "--network-alias"),
-        ({"NetworkingConfig": {"EndpointsConfig": {"default": {"IPAMConfig": {"IPv4Address": "172.17.0.9"}}}}}, "--ip"),
     ],
 )
 def test_what_is_not_offered_is_refused_by_name(body: dict[str, Any], option: str) -> None:

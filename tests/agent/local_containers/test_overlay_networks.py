@@ -9,15 +9,20 @@ import msgspec
 import pytest
 from agent_bench import Bench, message, raw, running_bench, view
 
+from pyswarm_agent.local_containers.network import LocalBridge
 from pyswarm_agent.local_containers.overlay import OPEN_LIMIT_S, VIEW_LIMIT_S, OverlayNetworks
-from pyswarm_agent.local_containers.records import LocalContainer, NetworkPlace
+from pyswarm_agent.local_containers.places import ContainerPlaces
+from pyswarm_agent.local_containers.records import Joined, LocalContainer, NetworkPlace
 from pyswarm_agent.runtime.records import ContainerConfig
 from pyswarm_common.attachment_messages import ATTACH_PATH, AttachAnswer, AttachRequest, DetachRequest
-from pyswarm_common.errors import NotFound, PermissionDenied, PyswarmError, Unavailable
+from pyswarm_common.errors import NotFound, PermissionDenied, PyswarmError, Unavailable, Unimplemented
 from pyswarm_common.objects import NetworkAttachment
 from pyswarm_common.task_states import TaskState
 from pyswarm_common.wire import TaskAssignment
 from pyswarm_netplugin import operations as op
+from pyswarm_netplugin.driver import NetworkDriver
+from pyswarm_netplugin.fake_dns import FakeDNS
+from pyswarm_netplugin.kernel.fake import FakeKernel
 
 CONTAINER = "c" * 64
 SANDBOX = f"container-{CONTAINER}"
@@ -299,3 +304,95 @@ async def test_detaching_is_tried_again_when_the_kernel_refuses(node: Node) -> N
     node.bench.kernel.refuse = lambda _: None
     await node.overlays.detach(CONTAINER)
     await node.bench.until(lambda: not node.managers.attachments)
+
+
+class Mixed:
+    """Containers on networks of the node and of the cluster: the node's driver, and its kernel."""
+
+    def __init__(self, node: Node, folder: Path) -> None:
+        self.kernel = FakeKernel()
+        self.node = node
+        bridge = LocalBridge(lambda: self.driver(folder), folder / "memory", lambda _: None, clusters=lambda: node.overlays.views())
+        self.places = ContainerPlaces(bridge, node.overlays)
+        self.container = LocalContainer(
+            id=CONTAINER, name="tool", joined=(Joined(network="bridge"), Joined(network="open", aliases=("helper",)))
+        )
+        self.config = ContainerConfig(id=CONTAINER, name="tool", hostname="tool")
+
+    def driver(self, folder: Path) -> NetworkDriver:
+        """Return the driver of the node's own networks."""
+        return NetworkDriver(
+            instance_tag="testb",
+            data_dir=folder / "local",
+            runtime_dir=folder / "local-run",
+            data_path_address="127.0.0.1",
+            egress_pool="172.17.0.0/16",
+            dns=FakeDNS(),
+            make_kernel=lambda: self.kernel,
+        )
+
+    async def attached(self) -> NetworkPlace:
+        """Attach the container; the network's view comes with the attachment."""
+        attaching = asyncio.ensure_future(self.places.attach(self.container, self.config))
+        await self.node.bench.until(lambda: bool(self.node.managers.attachments))
+        await self.node.tell(views=(raw(view()),))
+        return await attaching
+
+    def links(self) -> dict[str, tuple[str, str]]:
+        """Return the container's interfaces: network and address."""
+        return {name: (link.network_id, link.address) for name, link in self.kernel.sandboxes[CONTAINER].links.items()}
+
+
+@pytest.fixture
+async def mixed(node: Node, tmp_path: Path) -> AsyncIterator[Mixed]:
+    made = Mixed(node, tmp_path / "mixed")
+    yield made
+    await made.places.close()
+
+
+async def test_beside_the_bridge(mixed: Mixed) -> None:
+    place = await mixed.attached()
+    (request,) = mixed.node.managers.asked
+    assert request.names == ("tool", "helper", CONTAINER[:12])
+    assert [(one.id, one.address) for one in place.networks] == [("net", "10.0.1.7/24")]
+    assert [one.id for one in place.attachments] == [request.attachment_id]
+    assert mixed.links() == {"eth0": ("", "172.17.0.2/16"), "eth1": ("net", "10.0.1.7/24")}
+    assert mixed.kernel.overlays["net"].tunnel is None, "a trunk leads to the one that has it"
+    assert SANDBOX not in mixed.node.bench.kernel.sandboxes
+    container = msgspec.structs.replace(mixed.container, attachments=place.attachments)
+    again = await mixed.places.attach(container, mixed.config)
+    assert (again.attachments, len(mixed.node.managers.asked)) == (place.attachments, 1), "what it has it keeps"
+    await mixed.places.attach(msgspec.structs.replace(container, joined=(Joined(network="bridge"),)), mixed.config)
+    await mixed.node.bench.until(lambda: not mixed.node.managers.attachments)
+    assert mixed.links() == {"eth0": ("", "172.17.0.2/16")}
+
+
+async def test_its_end_gives_the_address_back(mixed: Mixed) -> None:
+    await mixed.attached()
+    await mixed.places.detach(CONTAINER)
+    await mixed.node.bench.until(lambda: not mixed.node.managers.attachments)
+    assert CONTAINER not in mixed.kernel.sandboxes
+
+
+async def test_a_refusal_changes_nothing(mixed: Mixed) -> None:
+    alone = msgspec.structs.replace(mixed.container, joined=(Joined(network="bridge"),))
+    await mixed.places.attach(alone, mixed.config)
+    mixed.node.managers.refusal = PermissionDenied("network open not manually attachable")
+    with pytest.raises(PyswarmError, match="not manually attachable"):
+        await mixed.places.attach(mixed.container, mixed.config)
+    assert mixed.links() == {"eth0": ("", "172.17.0.2/16")}
+    assert mixed.node.overlays.acquired_by(CONTAINER) == frozenset()
+
+
+async def test_an_address_that_another_has_is_let_go(mixed: Mixed) -> None:
+    await mixed.attached()
+    mixed.node.managers.attachments.clear()
+    mixed.node.managers.refusal = NotFound("network net not found")
+    await mixed.node.tell()
+    await mixed.node.bench.until(lambda: mixed.links() == {"eth0": ("", "172.17.0.2/16")})
+
+
+async def test_several_of_the_cluster_need_one_that_leads_out(mixed: Mixed) -> None:
+    both = msgspec.structs.replace(mixed.container, joined=(Joined(network="open"), Joined(network="other")))
+    with pytest.raises(Unimplemented, match="on none of this node that leads out"):
+        await mixed.places.attach(both, mixed.config)

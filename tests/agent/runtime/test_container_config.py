@@ -14,6 +14,7 @@ from pyswarm_common.objects import Record
 from pyswarm_common.specs import TaskTemplate
 from pyswarm_common.task_states import TaskState
 from pyswarm_common.wire import TaskAssignment
+from pyswarm_netplugin.published_ports.records import PublishedPort
 
 ASSIGNMENT = TaskAssignment(
     task_id="t1", task_spec_id="ts", desired_state=TaskState.RUNNING, service_id="s1", service_name="web", slot=3
@@ -38,6 +39,7 @@ class Place(Record, frozen=True, kw_only=True):
     netns_path: str | None = "/run/netns/x"
     resolv_conf: str = "nameserver 127.0.0.11\n"
     hosts: str = "127.0.0.1\tlocalhost\n"
+    ports: tuple[PublishedPort, ...] = ()
 
 
 def build(

@@ -58,8 +58,10 @@ def _differences(old: Any, new: Any) -> Iterator[str]:
 
 def _item_words(item: Any) -> str:
     match item:
+        case str():
+            return item
         case NetworkAttachment():
-            return f"{item.network_id}:{item.address}"
+            return f"{item.network_id}:{item.address}{item.mac and '@' + item.mac}"
         case PortConfig():
             return f"{item.published_port}/{item.protocol}"
         case TaskFailure():

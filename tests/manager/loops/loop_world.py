@@ -13,6 +13,9 @@
     task b web.1 n1 running address=app:10.0.1.3
     node n1 ip=10.1.0.2 pids=100 generic=gpu:a,gpu:b,ssd:4 engine.storage=zfs
     service web pids=5 generic=gpu:1,ssd:2 ports=80,53/udp (host mode) label.pyswarm.placement.strategy=binpack
+    network app want=10.0.5.0/24,10.0.6.0/24 further=10.0.6.0/24 aux=10.0.5.9,10.0.5.10 ipv6 want6=fd00::/64 subnet6=fd00::/64
+    node n1 address=ingress:10.0.0.2/24
+    service web mesh=8080,0/udp (routing mesh) given=8080,30000/udp fixed=app:10.0.5.10-10.0.5.12 mac=app:02-00-00-00-00-01
     task a web.1 n1 running ports=80 generic=gpu:a failures=x:n1:90   (what it holds, what it remembers: task, node, time)
     task c web.1 n1 failed generation=2 cause=b began=90 at=95 earlier=ran   (when it began to run, and when it failed)
 
@@ -192,14 +195,18 @@ class World:
             generic=values["generic"].replace(":", "=").split(",") if "generic" in values else (),
             engine_labels={k.removeprefix("engine."): v for k, v in values.items() if k.startswith("engine.")},
         )
-        made = msgspec.structs.replace(made, created_at_ns=_ns(values.get("created", 0)))
+        attachments = tuple(NetworkAttachment(network_id=n, address=a) for n, a in _pairs(values.get("address")))
+        made = msgspec.structs.replace(made, created_at_ns=_ns(values.get("created", 0)), attachments=attachments)
         put(self.tables, made)
 
     def _network(self, flags: list[str], values: dict[str, str]) -> None:
         spec: dict[str, Any] = {"Name": flags[0], "Driver": values.get("driver", "overlay"), "Ingress": "ingress" in flags}
-        pool = {"Subnet": values.get("want", ""), "Gateway": values.get("gateway", ""), "IPRange": values.get("range", "")}
+        first, *others = [*values.get("want", "").split(","), *filter(None, values.get("want6", "").split(","))]
+        pool = {"Subnet": first, "Gateway": values.get("gateway", ""), "IPRange": values.get("range", "")}
         if any(pool.values()):
-            spec["IPAM"] = {"Config": [pool]}
+            aux = {f"a{n}": address for n, address in enumerate(values.get("aux", "").split(",")) if address}
+            spec["IPAM"] = {"Config": [{**pool, "AuxiliaryAddresses": aux}, *({"Subnet": other} for other in others)]}
+        spec["EnableIPv6"] = "ipv6" in flags
         if "vnis" in values:
             spec["Options"] = {"com.docker.network.driver.overlay.vxlanid_list": values["vnis"]}
         self._count += 1
@@ -209,6 +216,8 @@ class World:
             spec_json=msgspec.json.encode(spec),
             vni=int(values.get("vni", 0)),
             subnet=values.get("subnet", ""),
+            further_subnets=tuple(filter(None, values.get("further", "").split(","))),
+            ipv6_subnet=values.get("subnet6", ""),
             gateway=values.get("gateway", values["subnet"].replace(".0/", ".1/").split("/")[0] if "subnet" in values else ""),
             created_at_ns=_ns(self._count),
         )
@@ -229,7 +238,8 @@ class World:
                 spec_generation=number,
                 mode={"Global": {}} if "global" in flags else {"Replicated": {"Replicas": replicas}},
                 endpoint_mode=values.get("endpoint", "vip"),
-                endpoint={"Ports": [{"PublishMode": "host", **p} for p in _ports(values["ports"])]} if "ports" in values else {},
+                endpoint=_endpoint(values),
+                ports=msgspec.convert(_ports(values["given"], "ingress"), tuple[PortConfig, ...]) if "given" in values else (),
                 previous_spec_json=previous_json,
                 previous_task_spec_id=previous_id,
                 virtual_ips=tuple(VirtualIP(network_id=n, address=a) for n, a in _pairs(values.get("vip"))),
@@ -292,7 +302,14 @@ def _template(values: dict[str, str]) -> dict[str, Any]:
     if "mount" in values:
         template["ContainerSpec"]["Mounts"] = [{"Type": values["mount"], "Source": "data", "Target": "/data"}]
     if "networks" in values:
-        template["Networks"] = [{"Target": n} for n in values["networks"].split(",")]
+        options = [
+            ("pyswarm.addresses", _pairs(values.get("fixed"))),
+            ("com.docker.network.endpoint.macaddress", _pairs(values.get("mac"))),
+        ]
+        template["Networks"] = [
+            {"Target": n, "DriverOpts": {key: value for key, pairs in options for name, value in pairs if name == n}}
+            for n in values["networks"].split(",")
+        ]
     policy = {"Condition": values.get("condition", "any")}
     if "delay" in values:
         policy["Delay"] = _ns(values["delay"])
@@ -349,11 +366,22 @@ def _triples(text: str) -> list[tuple[str, str, str]]:
     return [tuple(part.split(":")) for part in text.split(",")] if text else []  # type: ignore[misc]
 
 
-def _ports(text: str) -> list[dict[str, Any]]:
-    """Host ports, such as `80,53/udp`, with equal target ports."""
+def _endpoint(values: dict[str, str]) -> dict[str, Any]:
+    ports = [port for key, mode in (("mesh", "ingress"), ("ports", "host")) if key in values for port in _ports(values[key], mode)]
+    return {"Ports": ports} if ports else {}
+
+
+def _ports(text: str, mode: str = "") -> list[dict[str, Any]]:
+    """Ports such as `80,53/udp`, with equal target ports; 0 and the dynamic ones lead to port 80."""
     ports = (port.partition("/") for port in text.split(","))
     return [
-        {"Protocol": protocol or "tcp", "PublishedPort": int(number), "TargetPort": int(number)} for number, _, protocol in ports
+        {
+            "Protocol": protocol or "tcp",
+            "PublishedPort": int(number),
+            "TargetPort": int(number) if 0 < int(number) < 30000 else 80,
+            **({"PublishMode": mode} if mode else {}),
+        }
+        for number, _, protocol in ports
     ]
 
 

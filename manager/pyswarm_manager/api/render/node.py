@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from pyswarm_common.objects import Node, NodePermissions, NodeResources
+from pyswarm_common.objects import Node, NodeDescription, NodePermissions, NodeResources
 from pyswarm_manager.api.render.meta import render_meta
 
 PLUGINS = (
@@ -49,9 +49,18 @@ def _render_description(node: Node, tls_info: dict[str, str]) -> dict[str, Any]:
         "Engine": engine,
         "TLSInfo": tls_info,
     }
+    if description.encryption or description.encryption_problem:
+        rendered["Encryption"] = _render_encryption(description)
     if description.permissions != NodePermissions():
         rendered["Permissions"] = _render_permissions(description.permissions)
     return rendered
+
+
+def _render_encryption(description: NodeDescription) -> dict[str, Any]:
+    """How the node carries encrypted overlays, or why it cannot, which Docker's API does not know."""
+    if not description.encryption:
+        return {"Kind": "none", "Problem": description.encryption_problem}
+    return {"Kind": description.encryption, "PublicKey": description.wireguard_key, "Port": description.wireguard_port}
 
 
 def _render_permissions(permissions: NodePermissions) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A service as `GET /services` shows it: its spec and template joined, its endpoint, its update and (asked for) its counts."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 
 from pyswarm_common.engine_api.responses import rfc3339
 from pyswarm_common.objects import Service, UpdateStatus
-from pyswarm_common.specs import DEFAULT_RESTART_DELAY_NS, DEFAULT_STOP_GRACE_PERIOD_NS, SECOND_NS
+from pyswarm_common.specs import DEFAULT_RESTART_DELAY_NS, DEFAULT_STOP_GRACE_PERIOD_NS, SECOND_NS, PortConfig
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.api.render.job import render_job, render_job_counts
 from pyswarm_manager.api.render.meta import render_meta
@@ -102,16 +103,29 @@ def _filled_update_config(posted: dict[str, Any] | None) -> dict[str, Any]:
 
 def _render_endpoint(service: Service) -> dict[str, Any]:
     endpoint_spec = service.spec.endpoint_spec
-    ports = msgspec.json.decode(service.spec_json, type=dict[str, Any]).get("EndpointSpec", {}).get("Ports")
+    asked = msgspec.json.decode(service.spec_json, type=dict[str, Any]).get("EndpointSpec", {}).get("Ports") or []
+    ports = _given_ports(asked, service.ports)
     if not ports and not service.virtual_ips:
         return {"Spec": {}}
     spec: dict[str, Any] = {"Mode": (endpoint_spec.mode if endpoint_spec else "") or "vip"}
     endpoint: dict[str, Any] = {"Spec": spec}
     if ports:
-        spec["Ports"] = endpoint["Ports"] = ports
+        spec["Ports"], endpoint["Ports"] = asked, ports
     if service.virtual_ips:
         endpoint["VirtualIPs"] = [{"NetworkID": v.network_id, "Addr": v.address} for v in service.virtual_ips]
     return endpoint
+
+
+def _given_ports(asked: list[dict[str, Any]], allocated: Iterable[PortConfig]) -> list[dict[str, Any]]:
+    """The ports as posted, those of the routing mesh with the number that the service was given; as posted until then."""
+    left, shown = list(allocated), []
+    for port in asked:
+        wanted = msgspec.convert(port, PortConfig)
+        given = next((p for p in left if wanted in (p, msgspec.structs.replace(p, published_port=0))), None)
+        if given is not None:
+            left.remove(given)
+        shown.append({**port, "PublishedPort": given.published_port} if given is not None and given.published_port else port)
+    return shown
 
 
 def _render_update_status(status: UpdateStatus) -> dict[str, str]:

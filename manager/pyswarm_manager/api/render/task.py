@@ -11,6 +11,7 @@ import msgspec
 
 from pyswarm_common.engine_api.responses import rfc3339
 from pyswarm_common.objects import AnyObject, Task, TaskStatus
+from pyswarm_common.specs import PortConfig
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.api.render.meta import VersionJSON
 from pyswarm_manager.api.render.network import render_attached_network
@@ -20,7 +21,6 @@ from pyswarm_manager.store.tables import View
 _STATE_NAMES = {state.value: state.api_name for state in TaskState}
 """By number, because hashing members of an enum is slow."""
 _NO_LABELS: dict[str, str] = {}
-_NO_PORTS: dict[str, str] = {}
 
 
 class _JSON(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True, gc=False):
@@ -35,6 +35,22 @@ class ContainerStatusJSON(_JSON, frozen=True, kw_only=True):
     exit_code: int
 
 
+class PortJSON(_JSON, frozen=True, kw_only=True):
+    """A port of the task's node that leads to it."""
+
+    name: str = ""
+    protocol: str
+    target_port: int
+    published_port: int
+    publish_mode: str
+
+
+class PortStatusJSON(_JSON, frozen=True, kw_only=True):
+    """What leads to the task."""
+
+    ports: tuple[PortJSON, ...] = ()
+
+
 class TaskStatusJSON(_JSON, frozen=True, kw_only=True):
     """What a task does."""
 
@@ -43,7 +59,10 @@ class TaskStatusJSON(_JSON, frozen=True, kw_only=True):
     message: str = ""
     err: str = ""
     container_status: ContainerStatusJSON | None = None
-    port_status: dict[str, str]
+    port_status: PortStatusJSON
+
+
+_NO_PORTS = PortStatusJSON()
 
 
 class AttachmentJSON(_JSON, frozen=True, kw_only=True):
@@ -132,8 +151,22 @@ def _render_status(status: TaskStatus) -> TaskStatusJSON:
         message=status.message,
         err=status.error,
         container_status=container,
-        port_status=_NO_PORTS,
+        port_status=_render_ports(status.ports) if status.ports else _NO_PORTS,
     )
+
+
+def _render_ports(ports: tuple[PortConfig, ...]) -> PortStatusJSON:
+    shown = (
+        PortJSON(
+            name=port.name,
+            protocol=port.protocol,
+            target_port=port.target_port,
+            published_port=port.published_port,
+            publish_mode=port.publish_mode,
+        )
+        for port in ports
+    )
+    return PortStatusJSON(ports=tuple(shown))
 
 
 @lru_cache(maxsize=4096)

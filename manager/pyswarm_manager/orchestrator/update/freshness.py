@@ -16,6 +16,7 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
 
     As in Swarm it has not when only the placement constraints changed and its node satisfies the new ones. (Templates that are
     wholly the same are two task specs where something else that tasks are made from changed, such as ports published on hosts.)
+    It has when it lacks the address by which the routing mesh reaches it, or has one without need.
     """
     if task.task_spec_id == service.task_spec_id:
         return False
@@ -27,7 +28,14 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
         return True
     if _without_constraints(own.template_json) != _without_constraints(wanted.template_json):
         return True
+    if _is_on_ingress(view, task) != service.spec.publishes_in_mesh:
+        return True
     return not _suitability(wanted.template_json).suits(node)
+
+
+def _is_on_ingress(view: View, task: Task) -> bool:
+    networks = (view.networks.get(attachment.network_id) for attachment in task.attachments)
+    return any(network is not None and network.spec.ingress for network in networks)
 
 
 @lru_cache(maxsize=1024)
