@@ -98,7 +98,8 @@ def test_three_hundred_tasks_share_a_network_that_grew(cluster: Cluster, service
         subnets = [c["Subnet"] for c in cluster.api("/networks/large")["IPAM"]["Config"]]
         assert len(subnets) > 1, "a network of its own choosing grows before it is full"
         assert {s for s in subnets for a in addresses if ipaddress.ip_address(a) in ipaddress.ip_network(s)} == set(subnets)
-        assert looked_up(cluster, tasks[0], f"tasks.{service_name}") == set(addresses)
+        everywhere = lambda: looked_up(cluster, tasks[0], f"tasks.{service_name}") == set(addresses)  # noqa: E731
+        wait_until("all 300 addresses have the service's name", everywhere, 5.0)
         pings = "; ".join(f"ping -c 1 -W 2 -q {a} > /dev/null && echo {a}" for a in addresses[::30])
         for task in (tasks[0], tasks[-1]):
             assert inside(cluster, task, pings).split() == addresses[::30]
@@ -106,7 +107,7 @@ def test_three_hundred_tasks_share_a_network_that_grew(cluster: Cluster, service
     finally:
         cluster.api(f"/services/{service_name}", "DELETE")
         remove_network(cluster, "large")
-    wait_until_true(cluster)
+    wait_until_true(cluster, 30.0)
 
 
 def remove_network(cluster: Cluster, name: str) -> None:
@@ -134,7 +135,7 @@ def test_fifty_networks_are_each_a_world_of_their_own(cluster: Cluster) -> None:
             cluster.request("n1", "DELETE", f"/services/w-{name}")
         for name in names:
             remove_network(cluster, name)
-    wait_until_true(cluster)
+    wait_until_true(cluster, 30.0)
 
 
 def test_a_dead_node_vanishes_from_every_table_and_returns_with_none_of_its_own(cluster: Cluster, service_name: str) -> None:
