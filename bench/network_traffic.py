@@ -1,10 +1,12 @@
 """Traffic between two hosts on this machine: throughput, connections a second and round trips, on each way a packet can go.
 
 Both hosts are network namespaces joined by a bridge, so a figure says what this machine's kernel can do on its cores; the ratios
-between the ways, measured by turns in one run, are what counts. The client resets its connections, so that none waits for its
-end and no two ways meet the same pair of ports.
+between the ways, measured by turns in one run, are what counts. On a busy machine even those say little: then compare the CPU time
+that client and server needed together. It holds what the kernel does for the packets on their way, which it does on behalf of
+whoever sends. The client resets its connections, so that none waits for its end and no two ways meet the same pair of ports.
 """
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -13,9 +15,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyswarm_common.objects import NetworkAttachment
 from pyswarm_common.wire import Endpoint, MeshPort, NetworkView, ServiceEndpoints
@@ -26,24 +30,24 @@ from pyswarm_netplugin.kernel.namespaces import enter
 
 SERVER = """
 import socket, sys, threading
-def serve(connection):
+def serve(connection, kind):
     with connection:
-        kind, buffer = connection.recv(1), bytearray(1 << 20)
+        buffer = bytearray(1 << 20)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while count := connection.recv_into(buffer):
             if kind == b"P":
                 connection.sendall(buffer[:count])
-def quietly(connection):
+def quietly(connection, kind):
     try:
-        serve(connection)
+        serve(connection, kind)
     except OSError:
         pass
 listening = socket.create_server(("0.0.0.0", int(sys.argv[1])), backlog=4096)
 print("ready", flush=True)
 while True:
     connection, _ = listening.accept()
-    if connection.recv(1, socket.MSG_PEEK) in (b"T", b"P"):
-        threading.Thread(target=quietly, args=(connection,), daemon=True).start()
+    if (kind := connection.recv(1)) in (b"T", b"P"):
+        threading.Thread(target=quietly, args=(connection, kind), daemon=True).start()
     else:
         connection.close()
 """
@@ -55,7 +59,7 @@ def connected():
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
-begun_s, count = time.monotonic(), 0
+begun_s, count, cpu_s = time.monotonic(), 0, time.process_time()
 end_s = begun_s + duration_s
 if kind == "C":
     while time.monotonic() < end_s:
@@ -71,7 +75,7 @@ else:
             if kind == "P":
                 connection.recv(100)
             count += len(data) if kind == "T" else 1
-print(json.dumps(count / (time.monotonic() - begun_s)))
+print(json.dumps([count, time.monotonic() - begun_s, time.process_time() - cpu_s]))
 """
 PORT, MESH_PORT = 8000, 8080
 NODES = ("node1", "node2")
@@ -83,6 +87,7 @@ class Way:
 
     name: str
     client_netns: str
+    server_netns: str
     address: str
     port: int = PORT
 
@@ -199,7 +204,7 @@ async def overlays(directory: Path, hosts: tuple[str, str]) -> AsyncIterator[tup
                 data_path_address=f"192.0.2.{number}",
                 dns=FakeDNS(),
                 make_kernel=kernel,
-                node_id=lambda number=number: NODES[number - 1],
+                node_id=NODES[number - 1],
             )
         )
     paths = []
@@ -217,25 +222,33 @@ async def overlays(directory: Path, hosts: tuple[str, str]) -> AsyncIterator[tup
             await driver.teardown()
 
 
-def measured(way: Way, kind: str, duration_s: float) -> float:
-    """Return bytes (T), round trips (P) or connections (C) a second on a way."""
-    command = [
-        "nsenter",
-        f"--net={way.client_netns}",
-        sys.executable,
-        "-c",
-        CLIENT,
-        kind,
-        way.address,
-        str(way.port),
-        str(duration_s),
-    ]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, timeout=duration_s + 20).stdout))
+class Figure(NamedTuple):
+    """Bytes (T), round trips (P) or connections (C) a second, and the CPU seconds of client and server for each."""
+
+    rate: float
+    cpu_s: float
+
+
+def measured(way: Way, kind: str, duration_s: float, server: int) -> Figure:
+    """Measure a way once. Raises CalledProcessError."""
+    arguments = [kind, way.address, str(way.port), str(duration_s)]
+    command = ["nsenter", f"--net={way.client_netns}", sys.executable, "-c", CLIENT, *arguments]
+    before_s = process_cpu_s(server)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=duration_s + 20)
+    if done.returncode:
+        raise SystemExit(f"{way.name}, {kind}: {done.stderr}")
+    count, took_s, cpu_s = json.loads(done.stdout)
+    return Figure(count / took_s, (cpu_s + process_cpu_s(server) - before_s) / count)
+
+
+def process_cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    return time.clock_gettime((~pid << 3) | 2)  # the kernel's name for the CPU clock of another process
 
 
 @contextlib.contextmanager
-def servers(namespaces: tuple[str, ...]) -> Iterator[None]:
-    """Run a server in each namespace."""
+def servers(namespaces: Collection[str]) -> Iterator[dict[str, int]]:
+    """Run a server in each namespace; yields their process ids."""
     running = []
     try:
         for path in namespaces:
@@ -244,7 +257,7 @@ def servers(namespaces: tuple[str, ...]) -> Iterator[None]:
         for server in running:
             if server.stdout is not None:
                 server.stdout.readline()
-        yield
+        yield {path: server.pid for path, server in zip(namespaces, running, strict=True)}
     finally:
         for server in running:
             server.kill()
@@ -258,22 +271,32 @@ async def measure_traffic(rounds: int, duration_s: float) -> None:
         async with overlays(Path(folder), (one, two)) as tasks:
             netns = {name: f"/run/netns/{name}" for name in (one, two, client, *boxes)}
             ways = [
-                Way("raw veth", netns[one], "192.0.2.2"),
-                Way("plain VXLAN", netns[boxes[0]], "10.9.0.2"),
-                Way("overlay", tasks[0], "10.1.0.12"),
-                Way("overlay, VIP", tasks[0], "10.1.0.2"),
-                Way("mesh, task here", netns[client], "192.0.2.2", MESH_PORT),
-                Way("mesh, task elsewhere", netns[client], "192.0.2.1", MESH_PORT),
+                Way("raw veth", netns[one], netns[two], "192.0.2.2"),
+                Way("plain VXLAN", netns[boxes[0]], netns[boxes[1]], "10.9.0.2"),
+                Way("overlay", tasks[0], tasks[1], "10.1.0.12"),
+                Way("overlay, VIP", tasks[0], tasks[1], "10.1.0.2"),
+                Way("mesh, task here", netns[client], tasks[1], "192.0.2.2", MESH_PORT),
+                Way("mesh, task elsewhere", netns[client], tasks[1], "192.0.2.1", MESH_PORT),
             ]
-            with servers((netns[two], netns[boxes[1]], *tasks)):
-                figures: dict[tuple[str, str], list[float]] = {}
-                for _, way, kind in itertools.product(range(rounds), ways, "TCP"):
-                    figures.setdefault((way.name, kind), []).append(measured(way, kind, duration_s))
-    print(f"{'':22}{'Gbit/s':>8}{'of plain':>10}{'conn/s':>9}{'of overlay':>12}{'round trip µs':>15}")
-    medians = {key: statistics.median(values) for key, values in figures.items()}
-    for way in ways:
-        throughput, connections, trips = (medians[way.name, kind] for kind in "TCP")
+            with servers({way.server_netns for way in ways}) as pids:
+                figures: dict[tuple[str, str], list[Figure]] = {}
+                for _, kind, way in itertools.product(range(rounds), "TCP", ways):
+                    figure = await asyncio.to_thread(measured, way, kind, duration_s, pids[way.server_netns])
+                    figures.setdefault((way.name, kind), []).append(figure)
+    print_table([way.name for way in ways], figures)
+
+
+def print_table(names: list[str], figures: dict[tuple[str, str], list[Figure]]) -> None:
+    """Print medians, and what they are of the hand-made overlay and of a connection without virtual IP."""
+    rates = {key: statistics.median(figure.rate for figure in each) for key, each in figures.items()}
+    cpu_s = {key: statistics.median(figure.cpu_s for figure in each) for key, each in figures.items()}
+    print("of plain, of overlay: by rate / by CPU time for the same work")
+    print(f"{'':22}{'Gbit/s':>8}{'of plain':>13}{'conn/s':>9}{'of overlay':>13}{'CPU µs/conn':>13}{'round trip µs':>15}")
+    for name in names:
+        plain, direct = ("plain VXLAN", "T"), ("overlay", "C")
+        of_plain = f"{rates[name, 'T'] / rates[plain]:.2f} / {cpu_s[plain] / cpu_s[name, 'T']:.2f}"
+        of_direct = f"{rates[name, 'C'] / rates[direct]:.2f} / {cpu_s[direct] / cpu_s[name, 'C']:.2f}"
         print(
-            f"{way.name:22}{throughput * 8e-9:8.2f}{throughput / medians['plain VXLAN', 'T']:10.2f}"
-            f"{connections:9.0f}{connections / medians['overlay', 'C']:12.2f}{1e6 / trips:15.1f}"
+            f"{name:22}{rates[name, 'T'] * 8e-9:8.2f}{of_plain:>13}{rates[name, 'C']:9.0f}{of_direct:>13}"
+            f"{1e6 * cpu_s[name, 'C']:13.1f}{1e6 / rates[name, 'P']:15.1f}"
         )

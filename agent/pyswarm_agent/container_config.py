@@ -20,9 +20,9 @@ from pyswarm_agent.runtime.records import (
     DeviceConfig,
     LogConfig,
     MountConfig,
-    NetworkConfig,
     UlimitConfig,
 )
+from pyswarm_agent.task_place import network_configs
 from pyswarm_common.container_spec import ContainerSpec, Privileges, SeccompOptions
 from pyswarm_common.errors import InvalidArgument, PermissionDenied
 from pyswarm_common.generic_resources import environment_of
@@ -137,10 +137,7 @@ def build_container_config(
         swap_bytes=resources.swap_bytes,
         memory_swappiness=None if resources.memory_swappiness == -1 else resources.memory_swappiness,
         memory_reservation_bytes=reservations.memory_bytes,
-        networks=tuple(
-            NetworkConfig(id=a.network_id, name=sandbox.network_names.get(a.network_id, a.network_id), address=a.address)
-            for a in assignment.attachments
-        ),
+        networks=network_configs(assignment, template, sandbox.network_names),
         ports=tuple(sandbox.ports),
     )
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from pyswarm_agent.network_events import ToldNetwork, networks_told
 from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_common.clock import Clock
 from pyswarm_common.objects import Record
@@ -33,6 +34,8 @@ class EventBus:
         self._clock = clock
         self._kept: collections.deque[LocalEvent] = collections.deque(maxlen=KEPT_EVENTS)
         self._subscriptions: set[EventSubscription] = set()
+        self.networks_of: Callable[[ContainerRecord], Iterable[ToldNetwork]] = lambda record: networks_told(record, None)
+        """The networks that a container comes to when it starts and leaves when it ends."""
 
     def publish(self, type_: str, action: str, id_: str, attributes: Mapping[str, str] | None = None) -> None:
         """Tell all who listen."""
@@ -44,7 +47,19 @@ class EventBus:
     def observe_container(self, action: str, record: ContainerRecord, more: Mapping[str, str]) -> None:
         """Take what a container runtime tells (`Runtime.on_event`)."""
         config = record.config
+        if action == "start":
+            self._publish_networks("connect", record)
         self.publish("container", action, config.id, {**config.labels, "image": config.image, "name": config.name, **more})
+        if action == "die":
+            self._publish_networks("disconnect", record)
+
+    def publish_network(self, action: str, network: ToldNetwork, container_id: str) -> None:
+        """Tell that a container came to a network, or left it."""
+        self.publish("network", action, network.id, {"container": container_id, "name": network.name, "type": network.driver})
+
+    def _publish_networks(self, action: str, record: ContainerRecord) -> None:
+        for network in self.networks_of(record):
+            self.publish_network(action, network, record.config.id)
 
     def listen(self) -> "EventSubscription":
         """Return what hears all events from now on."""

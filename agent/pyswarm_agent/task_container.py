@@ -16,11 +16,13 @@ from pyswarm_agent.placeholders import placeholder_values
 from pyswarm_agent.resolver_config import search_domains
 from pyswarm_agent.runtime import Runtime
 from pyswarm_agent.task_mounts import task_mounts
+from pyswarm_agent.task_place import host_place, own_network
 from pyswarm_agent.task_ports import given_ports, port_requests
 from pyswarm_agent.volumes.mounting import ContainerMounts
 from pyswarm_common.container_spec import ContainerSpec, DNSConfig
 from pyswarm_common.errors import InvalidArgument, NotFound
 from pyswarm_common.failpoints import failpoint
+from pyswarm_common.own_networks import HOST, NONE
 from pyswarm_common.specs import PortConfig, TaskTemplate
 from pyswarm_common.wire import TaskAssignment
 from pyswarm_netplugin.driver import Sandbox, SandboxRequest
@@ -69,6 +71,7 @@ class TaskContainers:
         allowed_access(spec, self.node())  # before anything is fetched for a container that may not be
         image = await self._image(spec)
         hostname = container_hostname(assignment, template, self.node()) or container_id[:12]
+        own = own_network(template)
         async with self.starts:
             dns = spec.dns_config or DNSConfig()
             request = SandboxRequest(
@@ -78,8 +81,9 @@ class TaskContainers:
                 search=search_domains(dns),
                 nameservers=tuple(dns.nameservers or ()),
                 ports=port_requests(assignment.host_ports),
+                is_closed=own == NONE,
             )
-            sandbox = await self._attached(request, assignment, container_id)
+            sandbox = await (asyncio.to_thread(host_place) if own == HOST else self._attached(request, assignment, container_id))
             failpoint("task/sandboxed")
             asked = task_mounts(spec, placeholder_values(assignment, self.node()))
             async with self.mounts.prepared(asked, image.config.volumes, container_id) as mounts:

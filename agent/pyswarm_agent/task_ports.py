@@ -39,6 +39,5 @@ def given_ports(asked: Sequence[PortConfig], place: Place) -> tuple[PortConfig, 
         return ()
     if place.netns_path is None:
         return tuple(msgspec.structs.replace(port, published_port=port.target_port) for port in asked)
-    return tuple(
-        msgspec.structs.replace(port, published_port=given.host_port) for port, given in zip(asked, place.ports, strict=True)
-    )
+    given = [port for port in place.ports if not port.is_ipv6]  # the same numbers are those on IPv6 addresses
+    return tuple(msgspec.structs.replace(port, published_port=one.host_port) for port, one in zip(asked, given, strict=True))

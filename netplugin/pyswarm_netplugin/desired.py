@@ -15,6 +15,7 @@ from pyswarm_netplugin.mesh.views import NO_MESH, MeshParts, mesh_parts, returns
 from pyswarm_netplugin.naming import address_of, balancer_chain
 from pyswarm_netplugin.overlay_links import (
     egress_link,
+    ipv6_subnet_of,
     mtu_bytes_of,
     overlay_link,
     peers_of,
@@ -71,17 +72,19 @@ class DesiredBuilder:
     underlay: Underlay
     egress: Egress
     _parts: dict[str, NetworkParts] = field(default_factory=dict)
+    _views: Mapping[str, NetworkView] = field(default_factory=dict)
     _chains: dict[tuple[str, ...], Mapping[str, str]] = field(default_factory=dict)
     _sandboxes: dict[str, tuple[SandboxRecord, Sandbox]] = field(default_factory=dict)
     _backends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _changed: frozenset[str] = frozenset()
+    _is_unchanged: bool = False
 
     def build(self, views: Mapping[str, NetworkView], sandboxes: Iterable[SandboxRecord]) -> State:
         """Return the desired state. Every network of a sandbox must have a view."""
         self._take(views)
         records = list(sandboxes)
         with_way_out = [record for record in records if record.egress_address]
-        forwards = tuple(PortForward(port=p, address=address_of(r.egress_address)) for r in with_way_out for p in r.ports)
+        forwards = tuple(self._forward(record, port) for record in with_way_out for port in record.ports)
         return State(
             overlays={network_id: parts.overlay for network_id, parts in self._parts.items()},
             sandboxes=self._take_sandboxes(records),
@@ -93,13 +96,15 @@ class DesiredBuilder:
         )
 
     def _take(self, views: Mapping[str, NetworkView]) -> None:
+        self._views = views
         parts = {}
         for network_id, view in views.items():
             known = self._parts.get(network_id)
             parts[network_id] = known if known is not None and known.view is view else self._part(view, known)
         before = self._parts
         self._changed = frozenset(id_ for id_, part in parts.items() if _changes_sandboxes(before.get(id_), part))
-        if parts != self._parts:
+        self._is_unchanged = parts == before
+        if not self._is_unchanged:
             self._backends = {chain: backends for part in parts.values() for chain, backends in part.backends.items()}
             self._chains = {}
         self._parts = parts
@@ -122,8 +127,11 @@ class DesiredBuilder:
         return NetworkParts(view, overlay, chains, backends, mesh)
 
     def _wants_ipv6(self, record: SandboxRecord) -> bool:
-        views = {attachment.network_id: self._parts[attachment.network_id].view for attachment in record.attachments}
-        return bool(record.egress_address) and wants_ipv6_egress(record.attachments, record.ports, views, self.egress)
+        return bool(record.egress_address) and wants_ipv6_egress(record.attachments, record.ports, self._views, self.egress)
+
+    def _forward(self, record: SandboxRecord, port: PublishedPort) -> PortForward:
+        twin = twin_with_prefix(ipv6_subnet_of(self.egress), record.egress_address) if port.is_ipv6 else ""
+        return PortForward(port=port, address=address_of(twin or record.egress_address))
 
     def _egress(self, records: Iterable[SandboxRecord]) -> Egress:
         ports = {part.overlay.tunnel.port for part in self._parts.values() if part.overlay.tunnel is not None}
@@ -137,6 +145,9 @@ class DesiredBuilder:
     def _take_sandboxes(self, records: Iterable[SandboxRecord]) -> Mapping[str, Sandbox]:
         before, self._sandboxes = self._sandboxes, {}
         for record in records:
+            if self._is_unchanged and record.id in before and before[record.id][0] is record:
+                self._sandboxes[record.id] = before[record.id]
+                continue
             chains = self._chains_of(tuple(sorted(a.network_id for a in record.attachments)))
             known, sandbox = before.get(record.id, (None, None))
             is_mesh = record.id == MESH_SANDBOX_ID
@@ -167,7 +178,13 @@ class DesiredBuilder:
             links[name] = overlay_link(attachment, view, self.underlay.mtu_bytes, is_default=is_default)
         if record.egress_address:
             has_ipv6 = self._wants_ipv6(record)
-            links[names[-1]] = egress_link(record.egress_address, self.egress, is_default=default == WAY_OUT, has_ipv6=has_ipv6)
+            links[names[-1]] = egress_link(
+                record.egress_address,
+                self.egress,
+                is_default=default == WAY_OUT,
+                has_ipv6=has_ipv6,
+                is_ipv6_default=not any(link.ipv6_gateway for link in links.values()),
+            )
         return links
 
     def _chains_of(self, network_ids: tuple[str, ...]) -> Mapping[str, str]:

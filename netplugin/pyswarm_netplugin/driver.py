@@ -6,7 +6,17 @@
                    the kernel ─ observed ─┘
 
 It remembers views and sandboxes on disk and finds everything else in the kernel, so it can be stopped, upgraded or killed at any
-moment while containers go on talking. One lock orders all changes; a thread of its own carries them out.
+moment while containers go on talking. One lock orders all changes; a thread of its own carries them out. Each call here is the same
+few steps: change what is held, converge, tell the DNS. Its parts:
+
+    holdings.py      the views and sandboxes that are held, in memory as on disk
+    way_out.py       this node's egress subnet, and its sandboxes' addresses there
+    published_ports  host ports: chosen, and kept from others
+    mesh/gateway.py  the mesh sandbox, one record more among the sandboxes
+    secure/side.py   keys, and this node's end of encrypted overlays
+    desired.py       what all of that comes to
+    converger.py     the kernel: what it has, and making it so
+    told_names.py    the DNS
 """
 
 import contextlib
@@ -26,24 +36,15 @@ from pyswarm_netplugin.audit.driver_audit import DriverAudit
 from pyswarm_netplugin.audit.watch import NetworkWatch
 from pyswarm_netplugin.audit.yielding import BusyLock
 from pyswarm_netplugin.converger import Converger
-from pyswarm_netplugin.desired import (
-    DesiredBuilder,
-    SandboxRecord,
-    Underlay,
-    has_egress,
-)
-from pyswarm_netplugin.dns.protocol import SandboxConfig
-from pyswarm_netplugin.egress import choose_address, choose_subnet, gateway_of, random_ipv6_subnet
+from pyswarm_netplugin.desired import DesiredBuilder, SandboxRecord, Underlay, has_egress
+from pyswarm_netplugin.holdings import Holdings
 from pyswarm_netplugin.kernel.interface import Kernel
 from pyswarm_netplugin.kernel.linux import LinuxKernel
 from pyswarm_netplugin.kernel.namespaces import remove_directory
-from pyswarm_netplugin.memory import EgressMemory, Memory
+from pyswarm_netplugin.memory import Memory
 from pyswarm_netplugin.mesh.gateway import MeshGateway
-from pyswarm_netplugin.mesh.records import MESH_SANDBOX_ID
-from pyswarm_netplugin.name_service import DNS, Everything, NameService
-from pyswarm_netplugin.names import records_of
+from pyswarm_netplugin.name_service import DNS
 from pyswarm_netplugin.operations import HOST_SCOPE, PORTS_SCOPE, overlay_scope, sandbox_scope
-from pyswarm_netplugin.overlay_links import twin_with_prefix
 from pyswarm_netplugin.published_ports.holding import reserve_again, reserve_free
 from pyswarm_netplugin.published_ports.records import PortRequest
 from pyswarm_netplugin.published_ports.reservations import Reservations
@@ -52,8 +53,11 @@ from pyswarm_netplugin.sandboxes import SandboxRequest as SandboxRequest
 from pyswarm_netplugin.sandboxes import sandbox_of
 from pyswarm_netplugin.secure.operations import SECURE_SCOPE
 from pyswarm_netplugin.secure.side import SecureSide
-from pyswarm_netplugin.state import Egress, State
+from pyswarm_netplugin.state import State
+from pyswarm_netplugin.told_names import ToldNames
+from pyswarm_netplugin.way_out import WayOut
 
+MESH_SCOPE = "routing mesh"
 _log = structlog.get_logger()
 T = TypeVar("T")
 
@@ -80,19 +84,14 @@ class NetworkDriver:
         self._memory = Memory(data_dir / "network")
         self._data_path_address = data_path_address
         self._data_path_port = data_path_port
-        self._egress_pool = egress_pool
-        self._names = NameService(dns, self._everything_named)
-        self._dns = dns
+        self._held = Holdings(self._memory)
+        self._way_out = WayOut(self._memory, egress_pool)
+        self._names = ToldNames(dns, self._held, self._netns_directory)
         self._converger = Converger(make_kernel or partial(LinuxKernel, self._tag, self._netns_directory), self._tag)
         self._lock = BusyLock()
         self.secure = SecureSide(data_dir / "network/wireguard", data_path_address, self._converger, self._lock, self._converge)
-        self._views: dict[str, NetworkView] = {}
-        self._records: dict[str, SandboxRecord] = {}
         self._builder: DesiredBuilder | None = None
-        self._wanted: frozenset[str] = frozenset()
         self._half_removed: set[str] = set()
-        self._egress_subnet = ""
-        self._last_egress_address = ""
         self._reservations = Reservations()
         self.mesh = MeshGateway(node_id, self._memory, self._reservations)
         self._watch = watch
@@ -109,18 +108,17 @@ class NetworkDriver:
         async with self._lock:
             await self._converger.open()
             host = await self._converger.host_network(self._data_path_address)
+            self._reservations.publishes_ipv6 = host.has_ipv6
             observed = await self._converger.observe()
-            self._egress_subnet = self._choose_egress(host.routes)
+            self._way_out.choose(host.routes)
             self._builder = DesiredBuilder(
                 Underlay(address=self._data_path_address, port=self._data_path_port, mtu_bytes=host.mtu_bytes),
-                self._egress_of(host.mtu_bytes),
+                self._way_out.egress(host.mtu_bytes),
             )
-            self._views = self._memory.views()
-            self._wanted = frozenset(self._views)
-            self._adopt(observed)
-            ports = [port for record in self._records.values() for port in record.ports]
+            self._held.restore(observed)
+            ports = [port for record in self._held.records.values() for port in record.ports]
             await self._converger.in_thread(partial(reserve_again, self._reservations, ports))
-            await self._keep_mesh()
+            await self._ensure_mesh()
             await self._converge()
         await self._names.start()
         self.auditing.begin(self._watch)
@@ -134,11 +132,11 @@ class NetworkDriver:
 
     def is_on_networks(self) -> bool:
         """Whether a sandbox is on a network."""
-        return any(record.attachments for record in self._records.values() if record.id != MESH_SANDBOX_ID)
+        return any(self._held.records[sandbox_id].attachments for sandbox_id in self._held.sandbox_ids)
 
     def record(self, sandbox_id: str) -> SandboxRecord | None:
         """Return what is remembered of a sandbox that stands."""
-        return self._records.get(sandbox_id)
+        return self._held.records.get(sandbox_id)
 
     @property
     def underlay_mtu_bytes(self) -> int:
@@ -147,33 +145,28 @@ class NetworkDriver:
 
     def views(self) -> dict[str, NetworkView]:
         """Return the views that are applied, by network id: after `start`, those of the last life."""
-        return dict(self._views)
+        return dict(self._held.views)
 
     def sandboxes(self) -> frozenset[str]:
         """Return the ids of the sandboxes that stand."""
-        return frozenset(self._records) - {MESH_SANDBOX_ID}
+        return self._held.sandbox_ids
 
     async def apply_views(self, views: Mapping[str, NetworkView]) -> None:
         """Make the networks as these views say: the full set. A network that is not in it stays while a sandbox uses it.
 
-        Raises Unavailable, naming each network that failed, after all others were changed.
+        Raises Unavailable, naming each network that failed, after all others were changed; OSError before anything was.
         """
-        async with self._lock:
-            before = self._views
-            merged = dict(before)
-            for network_id, view in views.items():
-                naming.check_id(network_id, "network")
-                known = before.get(network_id)
-                if known is not view and known != view:
-                    merged[network_id] = view
-            self._views = merged
-            self._wanted = frozenset(views)
-            await self._keep_mesh()
-            removed = self._drop_unused_views()
-            changed = [view for network_id, view in self._views.items() if before.get(network_id) is not view]
-            await self._converger.in_thread(partial(self._remember_views, changed, removed))
-            failures = await self._converge()
-        await self._tell_views(changed, removed)
+        changed: list[NetworkView] = []
+        removed: list[str] = []
+        try:
+            async with self._lock:
+                changed = await self._converger.in_thread(partial(self._held.want, views))
+                failures = await self._ensure_mesh()
+                removed = self._held.drop_unused_views()
+                await self._converger.in_thread(partial(self._held.forget_views_on_disk, removed))
+                failures |= await self._converge()
+        finally:
+            await self._names.views_changed(changed, removed)
         if failures:
             raise Unavailable("; ".join(f"{scope}: {error.message}" for scope, error in failures.items()))
 
@@ -184,29 +177,25 @@ class NetworkDriver:
             record = self._record_for(request)
             if request.ports:
                 record = await self._converger.in_thread(partial(self._with_ports, record, request.ports))
-            known = self._records.get(record.id)
-            self._records[record.id] = record
-            self._memory.put_sandbox(record)
+            known = self._held.records.get(record.id)
+            self._held.put(record)
             error = self._error_for(record, await self._converge())
             if error is not None:
-                del self._records[record.id]
+                del self._held.records[record.id]
                 if known is not None:  # a container is in it: it keeps what it had
-                    self._records[record.id] = known
-                    self._memory.put_sandbox(known)
+                    self._held.put(known)
                 await self._forget([] if known is not None else [record.id])
                 raise error
-        path = self._netns_path(record.id)
-        networks = tuple(attachment.network_id for attachment in record.attachments)
-        await self._names.tell(partial(self._dns.add_sandbox, record.id, path, networks, record.search, record.nameservers))
+        await self._names.sandbox_made(record)
         return self._sandbox_of(record)
 
     def sandbox(self, sandbox_id: str) -> Sandbox | None:
         """Return a sandbox that stands."""
-        record = self._records.get(sandbox_id)
+        record = self._held.records.get(sandbox_id)
         return None if record is None else self._sandbox_of(record)
 
     def _sandbox_of(self, record: SandboxRecord) -> Sandbox:
-        return sandbox_of(record, self._netns_path(record.id), self._views)
+        return sandbox_of(record, self._names.netns_path(record.id), self._held.views)
 
     async def detach(self, sandbox_id: str) -> None:
         """Remove the sandbox; fine when there is none. Raises Unavailable when the kernel refuses; then try again."""
@@ -235,7 +224,7 @@ class NetworkDriver:
         self.mesh.end()
         await self._names.stop()
         async with self._lock:
-            self._records, self._views = {}, {}
+            self._held.forget_all()
             self._reservations.keep_only(())
             await self._converger.converge(State())
             await self._converger.observe()
@@ -248,64 +237,26 @@ class NetworkDriver:
             raise Unavailable("; ".join(f"{scope}: {error.message}" for scope, error in failures.items()))
 
     async def _converge(self) -> dict[str, PyswarmError]:
-        await self.secure.prepare(self._views)
+        await self.secure.prepare(self._held.views)
         return await self._converger.converge(self._desired())
 
     def _desired(self) -> State:
         if self._builder is None:
             raise RuntimeError("the network driver was not started")
-        state = self._builder.build(self._views, self._records.values())
-        return self.secure.added_to(state, self._views, self._builder.underlay.mtu_bytes)
-
-    def _choose_egress(self, routes: tuple[str, ...]) -> str:
-        known = self._memory.egress()
-        subnet = known.subnet or choose_subnet(self._egress_pool, routes)
-        chosen = EgressMemory(subnet=subnet, ipv6_subnet=known.ipv6_subnet or random_ipv6_subnet())
-        if chosen != known:
-            self._memory.put_egress(chosen)
-        return subnet
-
-    def _egress_of(self, mtu_bytes: int) -> Egress:
-        gateway = gateway_of(self._egress_subnet)
-        ipv6_address = twin_with_prefix(self._memory.egress().ipv6_subnet, gateway)
-        return Egress(address=gateway, ipv6_address=ipv6_address, mtu_bytes=mtu_bytes)
-
-    def _adopt(self, observed: State) -> None:
-        for sandbox_id, record in self._memory.sandboxes().items():
-            lost = [a.network_id for a in record.attachments if a.network_id not in self._views]
-            if sandbox_id in observed.sandboxes and not lost:
-                self._records[sandbox_id] = record
-            else:
-                _log.warning("network.sandbox_lost", sandbox=sandbox_id, networks_without_view=lost)
-                self._memory.drop_sandbox(sandbox_id)
-
-    def _remember_views(self, changed: list[NetworkView], removed: list[str]) -> None:
-        for view in changed:
-            self._memory.put_view(view)
-        for network_id in removed:
-            self._memory.drop_view(network_id)
-
-    async def _tell_views(self, changed: list[NetworkView], removed: list[str]) -> None:
-        calls = [partial(self._dns.set_network, view.network_id, records_of(view), view.name) for view in changed]
-        removals = [partial(self._dns.remove_network, network_id) for network_id in removed]
-        if not calls and not removals:
-            return
-        try:
-            await self._names.tell(*calls, *removals)
-        except Unavailable as error:
-            _log.warning("network.names_unavailable", error=error.message)
+        state = self._builder.build(self._held.views, self._held.records.values())
+        return self.secure.added_to(state, self._held.views, self._builder.underlay.mtu_bytes)
 
     def _record_for(self, request: SandboxRequest) -> SandboxRecord:
         for attachment in request.attachments:
-            if attachment.network_id not in self._views:
+            if attachment.network_id not in self._held.views:
                 raise NotFound(f"network {attachment.network_id} is not on this node: no view of it was applied")
-        known = self._records.get(request.id)
+        known = self._held.records.get(request.id)
         egress_address = known.egress_address if known is not None else ""
-        has_way_out = request.placement.has_way_out or has_egress(request.attachments, self._views)
+        has_way_out = request.placement.has_way_out or has_egress(request.attachments, self._held.views)
         if request.is_closed or not has_way_out:
             egress_address = ""
         elif not egress_address:
-            egress_address = self._next_egress_address()
+            egress_address = self._way_out.next_address(self._held.records.values())
         return SandboxRecord(
             id=request.id,
             hostname=request.hostname,
@@ -316,15 +267,20 @@ class NetworkDriver:
             placement=request.placement,
         )
 
-    def _next_egress_address(self) -> str:
-        used = [record.egress_address for record in self._records.values() if record.egress_address]
-        self._last_egress_address = choose_address(self._egress_subnet, used, self._last_egress_address)
-        return self._last_egress_address
-
     async def _keep_mesh(self) -> bool:
-        wanted = [view for network_id, view in self._views.items() if network_id in self._wanted]
-        record_for = partial(self.mesh.record_for, wanted, self._records, self._next_egress_address)
-        return self.mesh.keep(self._records, await self._converger.in_thread(record_for))
+        records = self._held.records
+        choose_address = partial(self._way_out.next_address, records.values())
+        record_for = partial(self.mesh.record_for, self._held.wanted_views, records, choose_address)
+        return self.mesh.keep(records, await self._converger.in_thread(record_for))
+
+    async def _ensure_mesh(self) -> dict[str, PyswarmError]:
+        """Keep the mesh sandbox as the views say; return why not. Other networks do not suffer for it."""
+        try:
+            await self._keep_mesh()
+        except (PyswarmError, OSError) as error:
+            _log.error("network.mesh_failed", error=str(error))
+            return {MESH_SCOPE: error if isinstance(error, PyswarmError) else Unavailable(str(error))}
+        return {}
 
     async def _retry_mesh_ports(self) -> None:
         async with self._lock:
@@ -332,15 +288,17 @@ class NetworkDriver:
                 await self._converge()
 
     def _with_ports(self, record: SandboxRecord, requests: tuple[PortRequest, ...]) -> SandboxRecord:
-        known = self._records.get(record.id)
+        known = self._held.records.get(record.id)
         if known is not None and known.ports:
             return msgspec.structs.replace(record, ports=known.ports)
-        taken = [port for other in self._records.values() for port in other.ports]
-        return msgspec.structs.replace(record, ports=reserve_free(self._reservations, requests, taken, record.id))
+        taken = [port for other in self._held.records.values() for port in other.ports]
+        has_way_out = bool(record.egress_address)
+        ports = reserve_free(self._reservations, requests, taken, record.id, has_way_out=has_way_out)
+        return msgspec.structs.replace(record, ports=ports)
 
     def _error_for(self, record: SandboxRecord, failures: Mapping[str, PyswarmError]) -> PyswarmError | None:
         scopes = [sandbox_scope(record.id), *(overlay_scope(a.network_id) for a in record.attachments)]
-        if any(self._views[a.network_id].is_encrypted for a in record.attachments):
+        if any(self._held.views[a.network_id].is_encrypted for a in record.attachments):
             scopes.insert(0, SECURE_SCOPE)
         if record.egress_address:
             scopes.append(HOST_SCOPE)
@@ -350,51 +308,27 @@ class NetworkDriver:
 
     async def _detach(self, sandbox_ids: list[str]) -> None:
         async with self._lock:
-            popped = {sandbox_id for sandbox_id in sandbox_ids if self._records.pop(sandbox_id, None) is not None}
+            popped = {sandbox_id for sandbox_id in sandbox_ids if self._held.records.pop(sandbox_id, None) is not None}
             self._half_removed |= popped
             known = [sandbox_id for sandbox_id in sandbox_ids if sandbox_id in self._half_removed]
         if not known:
             return
-        try:
-            await self._names.tell(*(partial(self._dns.remove_sandbox, sandbox_id) for sandbox_id in known))
-        except Unavailable as error:
-            _log.warning("network.names_unavailable", error=error.message)
+        await self._names.sandboxes_leave(known)
         async with self._lock:
-            failures = await self._forget([sandbox_id for sandbox_id in known if sandbox_id not in self._records])
+            failures = await self._forget([sandbox_id for sandbox_id in known if sandbox_id not in self._held.records])
         broken = {sandbox_id: failures[sandbox_scope(sandbox_id)] for sandbox_id in known if sandbox_scope(sandbox_id) in failures}
         self._half_removed.difference_update(set(known) - set(broken))
         if broken:
             raise next(iter(broken.values()))
 
     async def _forget(self, sandbox_ids: list[str]) -> dict[str, PyswarmError]:
-        for sandbox_id in sandbox_ids:
-            self._memory.drop_sandbox(sandbox_id)
-        removed = self._drop_unused_views()
-        self._remember_views([], removed)
+        self._held.forget_on_disk(sandbox_ids)
+        removed = self._held.drop_unused_views()
+        self._held.forget_views_on_disk(removed)
         failures = await self._converge()
-        self._reservations.keep_only(port for record in self._records.values() for port in record.ports)
-        await self._tell_views([], removed)
+        self._reservations.keep_only(port for record in self._held.records.values() for port in record.ports)
+        if self.mesh.problems:  # a port that was this sandbox's may be the mesh's now
+            await self._ensure_mesh()
+            await self._converge()
+        await self._names.views_changed([], removed)
         return failures
-
-    def _drop_unused_views(self) -> list[str]:
-        used = {attachment.network_id for record in self._records.values() for attachment in record.attachments}
-        removed = [network_id for network_id in self._views if network_id not in self._wanted | used]
-        self._views = {network_id: view for network_id, view in self._views.items() if network_id not in removed}
-        return removed
-
-    def _everything_named(self) -> Everything:
-        configs = {
-            record.id: SandboxConfig(
-                self._netns_path(record.id),
-                tuple(a.network_id for a in record.attachments),
-                record.search,
-                record.nameservers,
-            )
-            for record in self._records.values()
-            if record.id != MESH_SANDBOX_ID
-        }
-        records = {network_id: records_of(view) for network_id, view in self._views.items()}
-        return records, configs, {network_id: view.name for network_id, view in self._views.items()}
-
-    def _netns_path(self, sandbox_id: str) -> str:
-        return str(self._netns_directory / (naming.SANDBOX_PREFIX + sandbox_id))

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import socket
 from collections.abc import Collection, Iterable
 
 from pyswarm_common.errors import FailedPrecondition, InvalidArgument
@@ -51,7 +52,7 @@ def choose_address(subnet: str, used: Collection[str], last: str = "") -> str:
     """
     network = ipaddress.IPv4Network(subnet)
     low, high = int(network.network_address) + 2, int(network.broadcast_address) - 1
-    taken = {int(ipaddress.IPv4Address(address.partition("/")[0])) for address in used}
+    taken = {int.from_bytes(socket.inet_aton(address.partition("/")[0]), "big") for address in used}
     start = int(ipaddress.IPv4Address(last.partition("/")[0])) + 1 if last else low
     start = start if low <= start <= high else low
     size = high - low + 1

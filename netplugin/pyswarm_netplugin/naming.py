@@ -20,6 +20,7 @@ TRUNK_PORT = "trunk0"
 SANDBOX_TABLE = "pyswarm"
 IPV6_GUARD_TABLE = "pyswarm_ipv6guard"
 """In the host's namespace, of all instances together; no tag is that long."""
+PORTS_TABLE_SUFFIX = "_ports"
 OVERLAY_PREFIX = "o-"
 SANDBOX_PREFIX = "s-"
 SECURE_NAMESPACE = "secure"
@@ -111,7 +112,7 @@ def host_table(tag: str) -> str:
 
 def ports_table(tag: str) -> str:
     """Return the name of this instance's nft table of published ports in the host's namespace."""
-    return f"pyswarm_{tag}_ports"
+    return f"pyswarm_{tag}{PORTS_TABLE_SUFFIX}"
 
 
 def balancer_chain(virtual_ip: str, backends: tuple[str, ...], balancing: str = "round-robin") -> str:

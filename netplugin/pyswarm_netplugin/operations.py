@@ -88,7 +88,7 @@ class PublishPorts(Record, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """Say it in one line."""
-        shown = (f"{f.port.host_address}:{f.port.host_port}/{f.port.protocol}" for f in self.forwards)
+        shown = (f"{f.port.shown}/{f.port.protocol}" for f in self.forwards)
         return f"publish {', '.join(shown) or 'nothing'}"
 
 

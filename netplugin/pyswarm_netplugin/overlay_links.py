@@ -88,15 +88,17 @@ def what_links_need(view: NetworkView) -> tuple[object, ...]:
     )
 
 
-def egress_link(address: str, egress: Egress, *, is_default: bool = True, has_ipv6: bool = False) -> Link:
-    """Return a sandbox's interface on the host's egress bridge, which leads out if it `is_default`."""
+def egress_link(
+    address: str, egress: Egress, *, is_default: bool = True, has_ipv6: bool = False, is_ipv6_default: bool = False
+) -> Link:
+    """Return a sandbox's interface on the host's egress bridge, which leads out if it `is_default`, or for IPv6 alone."""
     subnet = ipv6_subnet_of(egress) if has_ipv6 else ""
     return Link(
         address=address,
         gateway=address_of(egress.address) if is_default else "",
         mtu_bytes=egress.mtu_bytes,
         ipv6_address=twin_with_prefix(subnet, address),
-        ipv6_gateway=address_of(egress.ipv6_address) if has_ipv6 and is_default else "",
+        ipv6_gateway=address_of(egress.ipv6_address) if has_ipv6 and (is_default or is_ipv6_default) else "",
     )
 
 

@@ -99,7 +99,8 @@ def _sandboxes(desired: State, observed: State) -> Iterator[op.Operation]:
             seen = _NO_SANDBOX
         if not same(wanted.links, seen.links):
             for interface, link in wanted.links.items():
-                before = seen.links.get(interface)
+                there = seen.links.get(interface)
+                before = there.as_wanted(link) if there is not None else None
                 if before is None or not before.can_become(link):
                     yield op.Connect(sandbox_id=sandbox_id, interface=interface, link=link)
                 elif before != link:
@@ -113,7 +114,7 @@ def _sandboxes(desired: State, observed: State) -> Iterator[op.Operation]:
 
 
 def _can_stay(link: Link, wanted: Link | None) -> bool:
-    return wanted is not None and link.can_become(wanted)
+    return wanted is not None and link.as_wanted(wanted).can_become(wanted)
 
 
 def _is_same_but_size(tunnel: Tunnel | None, wanted: Tunnel | None) -> bool:

@@ -6,10 +6,15 @@ middle), the observed value says so: no bridge, no tunnel, no rules (None).
 
 from collections.abc import Mapping
 
+import msgspec
+
 from pyswarm_common.objects import Record
 from pyswarm_netplugin.mesh.records import MeshBalancer, ReturnRoutes
 from pyswarm_netplugin.published_ports.records import PortForward
 from pyswarm_netplugin.secure.records import SecureKeys, SecureNetwork
+
+CONTAINERS_OWN = "*"
+"""Observed of a link where the container has a default route of its own instead of ours, or has turned IPv6 off."""
 
 
 class Tunnel(Record, frozen=True, kw_only=True):
@@ -55,6 +60,15 @@ class Link(Record, frozen=True, kw_only=True):
     ipv6_address: str = ""
     ipv6_gateway: str = ""
     routes: tuple[str, ...] = ()
+
+    def as_wanted(self, wanted: "Link") -> "Link":
+        """Return this observed link with what the container decides for itself as it is wanted."""
+        own = (self.gateway, self.ipv6_address, self.ipv6_gateway)
+        if CONTAINERS_OWN not in own:
+            return self
+        names = ("gateway", "ipv6_address", "ipv6_gateway")
+        decided = {name: getattr(wanted, name) for name, value in zip(names, own, strict=True) if value == CONTAINERS_OWN}
+        return msgspec.structs.replace(self, **decided)
 
     def can_become(self, other: "Link") -> bool:
         """Whether this link can be changed into the other while it carries traffic."""

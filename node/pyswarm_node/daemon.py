@@ -26,6 +26,7 @@ from pyswarm_common.clock import Clock
 from pyswarm_common.errors import Conflict, PyswarmError
 from pyswarm_common.waiting import wait_first
 from pyswarm_netplugin.audit.watch import NetworkWatch
+from pyswarm_netplugin.kernel.features import kernel_problems
 from pyswarm_node.addresses import readdressed
 from pyswarm_node.certificate_check import check_certificate
 from pyswarm_node.config import DaemonConfig
@@ -108,7 +109,11 @@ class Daemon:
         volumes = VolumeStore(config.data_dir, self.clock, lambda: volume_users(runtime))
         events = EventBus(self.clock)
         volumes.on_event = lambda action, volume: events.publish("volume", action, volume.name, {"driver": LOCAL_DRIVER})
-        watch = NetworkWatch(self.clock, lambda action, id_, attributes: events.publish("network", action, id_, attributes))
+        watch = NetworkWatch(
+            self.clock,
+            lambda action, id_, attributes: events.publish("network", action, id_, attributes),
+            look_at_kernel=kernel_problems,
+        )
         overlays = OverlayNetworks(self.clock, lambda: self.read_membership() is not None)
         single = new_local_containers(
             config,

@@ -86,11 +86,25 @@ async def test_create_refuses(box: httpx.AsyncClient) -> None:
         ({"Image": "nosuch:1"}, "x1", 404),
         ({"Image": "box:1"}, "web", 409),
         ({"Image": "box:1"}, "b a d", 400),
-        ({"Image": "box:1", "NetworkingConfig": {"EndpointsConfig": {"app": {}, "other": {}}}}, "x1", 501),
+        (
+            {"Image": "box:1", "HostConfig": {"NetworkMode": "host"}, "NetworkingConfig": {"EndpointsConfig": {"app": {}}}},
+            "x1",
+            400,
+        ),
         ({"Image": "box:1", "Cmd": 5}, "x1", 400),
     ):
         answer = await box.post("/containers/create", params={"name": name}, json=body)
         assert answer.status_code == status, answer.text
+
+
+async def test_several_networks(box: httpx.AsyncClient) -> None:
+    for name in ("app", "other"):
+        assert (await box.post("/networks/create", json={"Name": name})).status_code == 201
+    await created(box, "web", NetworkingConfig={"EndpointsConfig": {"app": {"Aliases": ["db"]}, "other": {}}})
+    assert (await box.post("/containers/web/start")).status_code == 204
+    networks = (await box.get("/containers/web/json")).json()["NetworkSettings"]["Networks"]
+    assert sorted(networks) == ["app", "other"]
+    assert networks["app"]["Aliases"][0] == "db"
 
 
 async def test_start_twice_and_remove(box: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ each virtual IP leads in each of them. So a stale name, address or entry anywher
 import ipaddress
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,9 @@ from lab_cluster import Cluster, wait_until
 
 NAMESPACES = "/run/pyswarm/netns"
 MESH_SANDBOX = "ingress-gateway"
-_LIVING = ("assigned", "accepted", "preparing", "ready", "starting", "running")
+LIVING = ("assigned", "accepted", "preparing", "ready", "starting", "running")
+_REFUSING = "127.0.0.11"
+"""Where datagrams to a virtual IP without backends are led, to be refused."""
 _BALANCER = re.compile(r"^[th](?P<virtual_ip>[\d.]+)_")
 
 
@@ -44,25 +47,26 @@ def observed(cluster: Cluster, host: str) -> HostTables:
 def expected(cluster: Cluster, host: str) -> HostTables:
     """Return what a host must hold, by the tasks, services, networks and nodes of the API."""
     networks = {n["Id"]: n for n in cluster.api("/networks") if n["Driver"] == "overlay"}
-    details = {network_id: cluster.api(f"/networks/{network_id}?verbose=true") for network_id in networks}
+    ingress = {network_id: cluster.api(f"/networks/{network_id}") for network_id, n in networks.items() if n["Ingress"]}
+    services = cluster.api("/services")
     nodes = {n["ID"]: n for n in cluster.api("/nodes") if n["Status"]["State"] != "down"}
     names = {node_id: n["Description"]["Hostname"] for node_id, n in nodes.items()}
     asked_id = next(node_id for node_id, name in names.items() if name == "n1")
-    tasks = [t for t in cluster.api("/tasks") if t["Status"]["State"] in _LIVING and t.get("NodeID") in nodes]
-    places = [_Place(t, network, address) for t in tasks for network, address in _attachments(t)]
+    tasks = [t for t in tasks_of(cluster) if t["Status"]["State"] in LIVING and t.get("NodeID") in nodes]
+    places = [_Place(t, network, address) for t in tasks for network, address in attachments_of(t)]
     tables = HostTables()
     own = {place.network_id for place in places if names[place.node_id] == host}
-    ingress = {network_id for network_id, n in networks.items() if n["Ingress"]}
-    for network_id in own | ingress:
+    for network_id in own | ingress.keys():
         elsewhere = {p.address: p.node_id for p in places if p.network_id == network_id and names[p.node_id] != host}
-        elsewhere |= {a: n for n, a in _gateways(details[network_id], asked_id).items() if names.get(n) not in (None, host)}
+        gateways = gateways_of(ingress.get(network_id, {}), asked_id)
+        elsewhere |= {a: n for n, a in gateways.items() if names.get(n) not in (None, host)}
         tables.peers[network_id] = {a: cluster.lab.host(names[node_id]).address for a, node_id in elsewhere.items()}
-    virtual = {n: _virtual_ips(cluster, n, places) for n in own - ingress}
+    virtual = {n: _virtual_ips(services, n, places) for n in own - ingress.keys()}
     for task in tasks:
-        if names[task["NodeID"]] == host and _attachments(task):
-            tables.addresses[task["ID"]] = {address for _, address in _attachments(task)}
-            seen = [virtual[network_id] for network_id, _ in _attachments(task) if network_id not in ingress]
-            tables.backends[task["ID"]] = {virtual_ip: backends for one in seen for virtual_ip, backends in one.items()}
+        if names[task["NodeID"]] == host and attachments_of(task) and not _is_borrowed(cluster, host, task):
+            tables.addresses[sandbox_of(task)] = {address for _, address in attachments_of(task)}
+            seen = [virtual[network_id] for network_id, _ in attachments_of(task) if network_id not in ingress]
+            tables.backends[sandbox_of(task)] = {virtual_ip: backends for one in seen for virtual_ip, backends in one.items()}
     return tables
 
 
@@ -111,23 +115,45 @@ class _Place(msgspec.Struct):
         return status["State"] == self.task["DesiredState"] == "running" and not status.get("Err")
 
 
-def _attachments(task: dict[str, Any]) -> list[tuple[str, str]]:
+def tasks_of(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return all tasks, and those that stand for single containers on networks of the cluster."""
+    attached = "%7B%22runtime%22:%5B%22attachment%22%5D%7D"
+    return [*cluster.api("/tasks"), *cluster.api(f"/tasks?filters={attached}")]
+
+
+def sandbox_of(task: Mapping[str, Any]) -> str:
+    """Return the id of the sandbox of a task or single container."""
+    single = task["Spec"].get("NetworkAttachmentSpec")
+    return f"container-{single['ContainerID']}" if single else str(task["ID"])
+
+
+def _is_borrowed(cluster: Cluster, host: str, task: Mapping[str, Any]) -> bool:
+    """Whether a single container is on networks of its node too: then its sandbox is not one of the cluster's."""
+    single = task["Spec"].get("NetworkAttachmentSpec")
+    if not single or not cluster.lab.host(host).is_on:
+        return False
+    status, found = cluster.request(host, "GET", f"/containers/{single['ContainerID']}/json")
+    return status == 200 and len(found["NetworkSettings"]["Networks"]) > 1
+
+
+def attachments_of(task: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a task's networks with its address on each, in order."""
     found = task.get("NetworksAttachments") or []
     return [(a["Network"]["ID"], a["Addresses"][0].partition("/")[0]) for a in found if a.get("Addresses")]
 
 
-def _gateways(details: dict[str, Any], own_node_id: str) -> dict[str, str]:
-    """The nodes' own addresses on the ingress network, by node id. Docker's name is of the node that was asked."""
-    found = {key: c for key, c in details["Containers"].items() if key.startswith("ingress-sbox")}
+def gateways_of(details: dict[str, Any], own_node_id: str) -> dict[str, str]:
+    """Return the nodes' own addresses on the ingress network, by node id. Docker's name is of the node that was asked."""
+    found = {key: c for key, c in details.get("Containers", {}).items() if key.startswith("ingress-sbox")}
     return {key.partition(".")[2] or own_node_id: c["IPv4Address"].partition("/")[0] for key, c in found.items()}
 
 
-def _virtual_ips(cluster: Cluster, network_id: str, places: list[_Place]) -> dict[str, set[str]]:
+def _virtual_ips(services: list[dict[str, Any]], network_id: str, places: list[_Place]) -> dict[str, set[str]]:
     found = {}
-    for service in cluster.api("/services"):
+    for service in services:
         for virtual_ip in (service.get("Endpoint") or {}).get("VirtualIPs") or []:
             if virtual_ip["NetworkID"] == network_id:
-                own = [p for p in places if p.network_id == network_id and p.task["ServiceID"] == service["ID"]]
+                own = [p for p in places if p.network_id == network_id and p.task.get("ServiceID") == service["ID"]]
                 found[virtual_ip["Addr"].partition("/")[0]] = {p.address for p in own if p.is_serving}
     return found
 
@@ -164,5 +190,5 @@ def _backends(cluster: Cluster, host: str, namespace: str) -> dict[str, set[str]
         match = _BALANCER.match(chain)
         if match is not None:
             body = chain.partition("{")[2]
-            chains[match["virtual_ip"]] = set(re.findall(r"\d+\.\d+\.\d+\.\d+", body))
+            chains[match["virtual_ip"]] = set(re.findall(r"\d+\.\d+\.\d+\.\d+", body)) - {_REFUSING}
     return chains

@@ -228,6 +228,7 @@ def test_a_manager_that_is_down_during_a_rotation_opens_with_its_key_and_follows
     assert "invalid key provided" in unlock(cluster, rotated, "n2", check=False)
     unlock(cluster, autolock, "n2")
     wait_lock(cluster, "n2", rotated)
+    cluster.wait_managers("n1", "n2", "n3")
     for name in ("n3", "n2"):
         rejoin(cluster, name, "worker")
 

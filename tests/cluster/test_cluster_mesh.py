@@ -112,6 +112,23 @@ def test_a_rolling_update_fails_no_request(cluster: Cluster, service_name: str, 
         assert not [outcome for outcome in outcomes if "failed" in outcome]
 
 
+def test_daemons_that_die_and_return_fail_no_request(cluster: Cluster, service_name: str) -> None:
+    before = {t["ID"] for t in publish(cluster, service_name, 3, "--network", "app")}
+    wait_published(cluster)
+    with asking(cluster, everywhere(cluster)) as through_mesh, asking_vip(cluster, service_name) as through_vip:
+        for host in cluster.lab.hosts:
+            host.kill_daemon()
+            host.start_daemon()
+            cluster.wait_managers("n1")
+            cluster.wait_node(host.name, "ready")
+            cluster.wait_running(service_name, 3)
+    for outcomes in (through_mesh, through_vip):
+        print(f"{len(outcomes)} requests")
+        assert len(outcomes) > 50
+        assert not [outcome for outcome in outcomes if "failed" in outcome]
+    assert {t["ID"] for t in cluster.wait_running(service_name, 3)} == before
+
+
 @contextlib.contextmanager
 def asking(cluster: Cluster, targets: list[str]) -> Iterator[list[str]]:
     """Ask the targets again and again from outside while the block runs; then give the answers."""

@@ -45,6 +45,7 @@ class _HostNetwork:
         resolv_conf: str = ""
         hosts: str = ""
         ports: tuple[PublishedPort, ...] = ()
+        network_names: dict[str, str] = {}
 
     async def attach(self, request: SandboxRequest) -> Any:
         """Give a place."""
@@ -123,11 +124,12 @@ class TaskNode:
         *,
         resources: dict[str, Any] | None = None,
         host_ports: tuple[PortConfig, ...] = (),
+        networks: Sequence[str] = (),
         **container: Any,
     ) -> None:
         """Give the node a task that runs a shell script."""
         spec = {"Image": IMAGE, "Command": ["sh", "-c", script], "StopGracePeriod": 1_000_000_000, **container}
-        template = {"ContainerSpec": spec, "Resources": {"Limits": resources or {}}}
+        template = {"ContainerSpec": spec, "Resources": {"Limits": resources or {}}, "Networks": [{"Target": n} for n in networks]}
         self._templates[task_id] = decode_task_template(msgspec.json.encode(template))
         self._assignments[task_id] = TaskAssignment(
             task_id=task_id,

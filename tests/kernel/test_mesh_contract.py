@@ -138,13 +138,15 @@ def test_the_packed_rules_read_as_they_are_meant(real: RealKernel, hosts: list[M
     routes = run("nsenter", f"--net={hosts[0].sandbox('t0')}", "ip", "route", "show", "table", "all")
     reach(real, State())
     assert 'iifname "eth1" meta l4proto . th dport vmap @ports' in mesh
+    assert "\t\ttcp flags syn / syn,rst tcp option maxseg size set rt mtu\n\t\tct status dnat accept\n" in mesh
     assert "ct status dnat accept\n\t\tct state established,related accept\n\t\tdrop\n" in mesh
     for protocol in ("tcp", "sctp"):
         assert f"meta l4proto {protocol} dnat to numgen inc mod 2 map {{ 0 : 10.0.0.9, 1 : 10.0.0.5 }}:8080" in mesh
     assert "udp . 53 : goto udp_53_" in mesh
     assert '\t\tiifname "eth0" ct mark set @ll,48,48 map @gateways\n' in task.replace("ether saddr", "@ll,48,48")
     assert '\t\tiifname "eth0" ct original zone set @ll,48,48 map @zones\n' in task.replace("ether saddr", "@ll,48,48")
-    assert '\t\tiifname "eth0" meta l4proto udp ct mark != 0x00000000 dnat to 172.19.0.5\n' in task
+    for protocol in ("udp", "sctp"):
+        assert f'\t\tiifname "eth0" meta l4proto {protocol} ct mark != 0x00000000 dnat to 172.19.0.5\n' in task
     assert "\t\tct direction reply ct mark != 0x00000000 meta mark set ct mark\n" in task
     assert "02:42:0a:00:00:66 : 0x0a000066" in task
     assert "02:42:0a:00:00:66 : 0x00000066" in task

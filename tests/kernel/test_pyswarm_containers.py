@@ -100,9 +100,9 @@ async def test_published_port(box: LocalNode, pyswarm: PyswarmCLI) -> None:
     assert await following.stdout.readline() == b"ready\n"
     assert await asyncio.to_thread(in_namespace, box.machine.netns, lambda: fetch("http://127.0.0.1:8080/")) == "hello\n"
     lines = (await pyswarm("port", "web")).splitlines()
-    assert lines[0] == "80/tcp -> 0.0.0.0:8080"
-    assert re.fullmatch(r"81/udp -> 127\.0\.0\.1:\d+", lines[1])
-    assert await pyswarm("port", "web", "80") == "0.0.0.0:8080\n"
+    assert lines[:2] == ["80/tcp -> 0.0.0.0:8080", "80/tcp -> [::]:8080"]
+    assert re.fullmatch(r"81/udp -> 127\.0\.0\.1:\d+", lines[2])
+    assert await pyswarm("port", "web", "80") == "0.0.0.0:8080\n[::]:8080\n"
     result = await pyswarm.run("port", "web", "82")
     assert (result.code, result.errors) == (1, "Error: No public port '82' published for web\n")
     assert "0.0.0.0:8080->80/tcp" in await pyswarm("ps", "--format", "{{.Ports}}")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from machine_arguments import CONTAINERS, QUICK, pytest_arguments
+from machine_arguments import CONTAINERS, NETWORKS, QUICK, pytest_arguments
 from machine_image import MachineImage, MissingPackage
 from tests_image import REPOSITORY, build_tests_image, write_repository
 
@@ -34,7 +34,7 @@ def main() -> int:
     except MissingPackage as error:
         print(f"scripts/test-machine: {error}", file=sys.stderr)
         return _NO_RESULT
-    names = QUICK if options.quick else CONTAINERS
+    names = QUICK if options.quick else NETWORKS if options.networks else (*CONTAINERS, *NETWORKS)
     arguments = pytest_arguments(names, rest, lambda name: (REPOSITORY / name).exists())
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as temporary:
         drive = Path(temporary) / "repository.img"
@@ -47,6 +47,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="scripts/test-machine", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="only those tests that tell most in a minute")
+    parser.add_argument("--networks", action="store_true", help="only those of the data plane")
     parser.add_argument("--oci-runtime", choices=("crun", "runc"), default="crun", help="which one the machine has (crun)")
     parser.add_argument("--limit-s", type=float, default=5400.0, help="when to switch the machine off")
     parser.epilog = "What else is given goes to pytest; with a file or folder, instead of the usual files."

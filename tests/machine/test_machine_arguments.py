@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from machine_arguments import CONTAINERS, QUICK, pytest_arguments
+from machine_arguments import CONTAINERS, NETWORKS, QUICK, TOO_LONG, pytest_arguments
 from slow_machine import let_limits_grow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,9 +22,16 @@ def chosen(*given: str) -> list[str]:
     return [argument for argument in pytest_arguments(QUICK, given, exists) if exists(argument.partition("::")[0])]
 
 
-@pytest.mark.parametrize("name", sorted({*QUICK, *CONTAINERS}))
+@pytest.mark.parametrize("name", sorted({*QUICK, *CONTAINERS, *NETWORKS}))
 def test_the_usual_tests_exist(name: str) -> None:
     assert exists(f"tests/kernel/{name}.py")
+
+
+@pytest.mark.parametrize("test", TOO_LONG)
+def test_what_takes_too_long_there_exists(test: str) -> None:
+    file, _, name = test.partition("::")
+    assert f"def {name}(" in (REPOSITORY / file).read_text()
+    assert f"--deselect={test}" in pytest_arguments(NETWORKS, [], exists)
 
 
 def test_what_is_no_file_narrows_the_usual_tests() -> None:

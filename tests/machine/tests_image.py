@@ -22,7 +22,7 @@ MACHINE = Path(__file__).resolve().parent
 REPOSITORY = MACHINE.parents[1]
 PACKAGES = (
     *machine_image.GUEST_PACKAGES,
-    *("bash", "coreutils", "dash", "findutils", "grep", "procps", "sed", "tar", "tini", "util-linux"),
+    *("bash", "coreutils", "dash", "findutils", "grep", "netbase", "procps", "sed", "tar", "tini", "util-linux"),
 )
 MODULES = (
     *machine_image.LATER_MODULES,
@@ -49,7 +49,7 @@ def write_repository(target: Path, tree: Path, oci_runtime: str, arguments: Sequ
 
 
 def _inputs() -> str:
-    digest = hashlib.sha256(versions(_distributions(), PACKAGES) + str(REPOSITORY).encode())
+    digest = hashlib.sha256(versions(_distributions(), PACKAGES) + repr((str(REPOSITORY), MODULES)).encode())
     for path in (Path(__file__), MACHINE / "guest_tests.sh", Path(machine_image.__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()

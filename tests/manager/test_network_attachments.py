@@ -165,7 +165,7 @@ async def test_what_was_chosen_for_a_service_is_given_to_no_container(bench: Ben
         tx.create(Service(id="fix", name="fix", task_spec_id="fixed"))
 
     await bench.store.update(add_service)
-    with pytest.raises(FailedPrecondition, match="Address already in use: 10.0.1.6"):
+    with pytest.raises(FailedPrecondition, match=r"Address already in use: 10\.0\.1\.6"):
         await bench.attach("c1", address="10.0.1.6")
     with pytest.raises(FailedPrecondition, match="already in use on network open, by service fix"):
         await bench.attach("c1", mac="02:00:00:00:00:07")

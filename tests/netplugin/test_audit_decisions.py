@@ -91,6 +91,14 @@ def test_links_that_the_driver_made_anew_or_took_away_are_no_difference() -> Non
     ]
 
 
+def test_a_link_that_is_half_taken_away_is_no_difference() -> None:
+    """The kernel lets go of what belongs to a bridge's port before the port itself is gone."""
+    sealed: dict[Key, Fact] = {Key(LINK, "p1"): UP, Key(NEIGHBOUR, "p1", "m"): Entry("")}
+    half: dict[Key, Fact] = {Key(LINK, "p1"): UP}
+    assert differences(sealed, half, devices=set(), is_shared=False) == ()
+    assert len(differences(sealed, half, devices={"p1"}, is_shared=False)) == 1
+
+
 def test_a_setting_is_described_with_both_values() -> None:
     key = Key(SETTING, "", "ipv4/ip_forward")
     assert Difference(key, CHANGED, Entry("1"), Entry("0")).describe() == "ipv4/ip_forward is 0, was 1"

@@ -22,6 +22,11 @@ UNWANTED = (
     "pyswarm_manager.orchestrator",
     "pyswarm_manager.scheduler",
     "pyswarm_manager.store",
+    "pyswarm_netplugin.audit.path_check",
+    "pyswarm_netplugin.audit.report",
+    "pyswarm_netplugin.secure.interfaces",
+    "pyswarm_netplugin.secure.userspace_protocol",
+    "pyswarm_netplugin.secure.wireguard_messages",
     "rich",
 )
 

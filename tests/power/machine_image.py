@@ -25,6 +25,8 @@ from pathlib import Path
 from image_builder import PackageCache
 from packaging.requirements import Requirement
 
+from pyswarm_netplugin.kernel.features import MODULES
+
 POWER = Path(__file__).resolve().parent
 REPOSITORY = POWER.parents[1]
 PRODUCT = ("common", "manager", "agent", "netplugin", "cli", "node")
@@ -39,8 +41,8 @@ UNUSED = re.compile(
 )
 FIRST_MODULES = ("virtio_pci", "virtio_blk")
 LATER_MODULES = (
-    *("virtio_net", "bridge", "br_netfilter", "vxlan", "veth", "overlay"),
-    *("nf_tables", "nft_chain_nat", "nft_ct", "nft_fib_inet", "nft_masq", "nft_nat", "nft_numgen", "nft_redir"),
+    *("virtio_net", "br_netfilter", "overlay", *MODULES),
+    *("nft_fib_inet", "nft_redir", "sctp"),
 )
 SITE = "opt/pyswarm"
 _ROOM_BYTES = 32 << 20

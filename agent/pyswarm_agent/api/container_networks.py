@@ -9,13 +9,9 @@ from pyswarm_agent.local_containers.held import Held
 from pyswarm_agent.local_containers.joining import is_default_bridge
 from pyswarm_agent.local_containers.records import HOST, NONE, Joined, NetworkPlace, OverlayAttachment, PlacedNetwork
 from pyswarm_agent.runtime.records import ContainerRecord
+from pyswarm_common.own_networks import id_on_node
 
 _SHORT_ID_LENGTH = 12
-
-
-def network_id(name: str) -> str:
-    """Return the id of one of the three networks that every node has: 64 hexadecimal digits."""
-    return hashlib.sha256(f"pyswarm network {name}".encode()).hexdigest()
 
 
 def network_names(container: ContainerRecord, held: Held | None) -> dict[str, str]:
@@ -36,12 +32,12 @@ def networks_of(container: ContainerRecord, held: Held | None) -> dict[str, dict
 def _joined(held: Held) -> list[tuple[str, str, Joined | None]]:
     container = held.container
     if container.network_mode == HOST or (container.network_mode == NONE and container.joined is None):
-        return [(container.network_mode, network_id(container.network_mode), None)]
+        return [(container.network_mode, id_on_node(container.network_mode), None)]
     attachment = held.place.attachment if held.place is not None else None
     found: list[tuple[str, str, Joined | None]] = []
     for join in container.joins:
         if is_default_bridge(join):
-            found.append((join.network, network_id(join.network), join))
+            found.append((join.network, id_on_node(join.network), join))
         elif attachment is not None and not join.network_id:
             found.append((attachment.network_name, attachment.network_id, join))
         elif (borrowed := _borrowed(held, join)) is not None:
@@ -59,11 +55,11 @@ def _borrowed(held: Held, join: Joined) -> OverlayAttachment | None:
 def _render(container: ContainerRecord, held: Held, place: NetworkPlace | None, id_: str, join: Joined | None) -> dict[str, Any]:
     on_network = _place_on(place, id_, join)
     address, _, prefix = on_network.address.partition("/")
-    names = _names(held, join) if join is not None and not is_default_bridge(join) else None
+    has_names = join is not None and not is_default_bridge(join)
     return {
         "IPAMConfig": {"IPv4Address": join.address} if join is not None and join.address else None,
         "Links": None,
-        "Aliases": [*join.aliases, container.config.id[:_SHORT_ID_LENGTH]] if join is not None and names else None,
+        "Aliases": [*join.aliases, container.config.id[:_SHORT_ID_LENGTH]] if join is not None and has_names else None,
         "NetworkID": id_,
         "EndpointID": _endpoint_id(container, id_) if place is not None else "",
         "Gateway": on_network.gateway,
@@ -74,8 +70,6 @@ def _render(container: ContainerRecord, held: Held, place: NetworkPlace | None, 
         "GlobalIPv6PrefixLen": 0,
         "MacAddress": on_network.mac or _mac_of(address),
         "DriverOpts": None,
-        "GwPriority": join.priority if join is not None else 0,
-        "DNSNames": names,
     }
 
 
@@ -87,11 +81,6 @@ def _place_on(place: NetworkPlace | None, id_: str, join: Joined | None) -> Plac
     if place is None or join is None or (join.network_id and place.attachment is None):
         return PlacedNetwork(id=id_, name="")
     return PlacedNetwork(id=id_, name="", address=place.address, gateway=place.gateway)
-
-
-def _names(held: Held, join: Joined) -> list[str]:
-    container = held.container
-    return list(dict.fromkeys((container.name, *join.aliases, container.id[:_SHORT_ID_LENGTH])))
 
 
 def _endpoint_id(container: ContainerRecord, network: str) -> str:

@@ -3,16 +3,16 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pyswarm_agent.api.container_networks import network_id, network_names, networks_of
+from pyswarm_agent.api.container_networks import network_names, networks_of
 from pyswarm_agent.local_containers.held import Held
-from pyswarm_agent.local_containers.network import POOL
 from pyswarm_agent.local_containers.records import BRIDGE, HOST, NONE
 from pyswarm_agent.node_networks.records import NodeNetwork
 from pyswarm_agent.runtime.records import ContainerRecord
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.responses import rfc3339
+from pyswarm_common.own_networks import id_on_node
 from pyswarm_common.wire import NetworkView
-from pyswarm_netplugin.egress import gateway_of, subnet_of
+from pyswarm_netplugin.egress import gateway_of
 
 _DRIVERS = {BRIDGE: "bridge", HOST: "host", NONE: "null"}
 _BRIDGE_OPTIONS = {
@@ -32,9 +32,12 @@ class Member(NamedTuple):
     held: Held | None
 
 
-def local_networks(members: Iterable[Member], created_at_ns: int, made: Iterable[NodeNetwork] = ()) -> list[dict[str, Any]]:
-    """Return all as the list shows them, without their containers: those that users `made`, and the three that every node has."""
-    pools = {BRIDGE: [_bridge_pool(members)]}
+def local_networks(made: Iterable[NodeNetwork], *, bridge_subnet: str = "", created_at_ns: int = 0) -> list[dict[str, Any]]:
+    """Return all as the list shows them, without their containers: those that users `made`, and the three that every node has.
+
+    `bridge_subnet`: "" while none was chosen, which is with the first container that needs it.
+    """
+    pools = {BRIDGE: [_pool(bridge_subnet, gateway_of(bridge_subnet))]} if bridge_subnet else {}
     predefined = [_render(name, driver, pools.get(name, []), created_at_ns) for name, driver in _DRIVERS.items()]
     return [*map(_render_made, made), *predefined]
 
@@ -124,7 +127,7 @@ def _render_made(network: NodeNetwork) -> dict[str, Any]:
 def _render(name: str, driver: str, pools: list[dict[str, str]], created_at_ns: int) -> dict[str, Any]:
     return {
         "Name": name,
-        "Id": network_id(name),
+        "Id": id_on_node(name),
         "Created": rfc3339(created_at_ns),
         "Scope": "local",
         "Driver": driver,
@@ -151,14 +154,3 @@ def _endpoint(member: Member, network: str) -> dict[str, Any]:
         "IPv4Address": address,
         "IPv6Address": "",
     }
-
-
-def _bridge_pool(members: Iterable[Member]) -> dict[str, str]:
-    """The bridge's subnet is chosen when its first container starts: until then, the one that it will try first."""
-    for _, held in members:
-        if held is not None and held.place is not None and held.place.attachment is None and held.place.address:
-            subnet = subnet_of(held.place.address)
-            break
-    else:
-        subnet = POOL
-    return {"Subnet": subnet, "Gateway": gateway_of(subnet).partition("/")[0]}

@@ -30,7 +30,7 @@ async def prune(agent: AgentServices, filters: Filters) -> list[str]:
     before_ns = min((until_ns(text, now_ns) for text in filters.values("until")), default=now_ns + 1)
     made = {network.id: network for network in connections.networks}
     removed = []
-    for network_id in unused_networks(local_networks([], 0, made.values()), members_of(agent)):
+    for network_id in unused_networks(local_networks(made.values()), members_of(agent)):
         network = made[network_id]
         is_excluded = "label" in excluded and excluded.allows_labels("label", network.labels)
         if is_excluded or not filters.allows_labels("label", network.labels) or network.created_at_ns >= before_ns:

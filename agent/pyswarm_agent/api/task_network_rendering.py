@@ -7,18 +7,18 @@ from pyswarm_agent.runtime.records import ContainerRecord
 
 
 def task_networks(container: ContainerRecord) -> dict[str, dict[str, Any]]:
-    """Return the overlays by name; addresses while the container runs."""
+    """Return the networks by name; addresses while the container runs."""
     config = container.config
     found = {}
     for network in config.networks:
         address, _, prefix = (network.address if container.is_live else "").partition("/")
         endpoint = hashlib.sha256(f"endpoint {config.id} {network.id}".encode()).hexdigest()
         found[network.name] = {
-            "IPAMConfig": {"IPv4Address": network.address.partition("/")[0]},
+            "IPAMConfig": {"IPv4Address": network.address.partition("/")[0]} if network.address else None,
             "Links": None,
-            "Aliases": [config.id[:12]],
+            "Aliases": [config.id[:12]] if network.address else None,
             "NetworkID": network.id,
-            "EndpointID": endpoint if address else "",
+            "EndpointID": endpoint if container.is_live else "",
             "Gateway": "",
             "IPAddress": address,
             "IPPrefixLen": int(prefix or 0),

@@ -1,7 +1,7 @@
 """Networks of this node: made, removed, and containers connected to and disconnected from them, also while they run."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pyswarm_agent.local_containers.records import (
     NetworkPlace,
     PlacedNetwork,
 )
+from pyswarm_agent.network_events import ToldNetwork, network_told, networks_told
 from pyswarm_agent.node_networks.records import NodeNetwork
 from pyswarm_agent.node_networks.specification import build, parse, warning_about
 from pyswarm_agent.node_networks.store import NodeNetworks
@@ -59,6 +60,7 @@ class Connections:
         self._events = events
         self._held = held
         self._save = save
+        events.networks_of = self._told
 
     async def create(self, body: Mapping[str, Any]) -> tuple[str, str]:
         """Make a network from the body of a request; return its id and a warning. Raises PyswarmError, OSError."""
@@ -98,6 +100,10 @@ class Connections:
         """Return the cluster's networks that this node knows, as its tasks and containers use them."""
         return self._network.carried()
 
+    def bridge_subnet(self) -> str:
+        """Return the subnet of the default bridge, "" before one was chosen."""
+        return self._network.bridge_subnet()
+
     def users_of(self, network_id: str) -> list[Held]:
         """Return the containers that are on a network while they run."""
         return [
@@ -124,7 +130,8 @@ class Connections:
             joins = (*container.joins, join)
             self._check_mixture(held, joins)
             await self._change(held, joins)
-        self._tell("connect", join, container_id)
+        if held.place is not None:  # else it comes there when it starts
+            self._events.publish_network("connect", network_told(held.container, join), container_id)
 
     async def disconnect(self, container_id: str, reference: str) -> None:
         """Take a container off a network, at once when it runs. Raises what refuses it, PyswarmError, OSError."""
@@ -143,8 +150,9 @@ class Connections:
             join = container.joins[index]
             joins = tuple(one for number, one in enumerate(container.joins) if number != index)
             self._check_mixture(held, joins)
+            told = network_told(container, join)
             await self._change(held, joins)
-        self._tell("disconnect", join, container_id)
+        self._events.publish_network("disconnect", told, container_id)
 
     async def finish_changes(self) -> None:
         """Give those containers their places that an earlier daemon was changing when it was killed."""
@@ -237,9 +245,9 @@ class Connections:
     def _publish(self, action: str, network: NodeNetwork) -> None:
         self._events.publish("network", action, network.id, {"name": network.name, "type": network.driver})
 
-    def _tell(self, action: str, join: Joined, container_id: str) -> None:
-        id_ = join.network_id or join.network
-        self._events.publish("network", action, id_, {"container": container_id, "name": join.name, "type": "bridge"})
+    def _told(self, record: ContainerRecord) -> Iterable[ToldNetwork]:
+        held = self._held.get(record.config.id)
+        return networks_told(record, held.container if held is not None else None)
 
 
 def member_place(place: NetworkPlace | None, network_id: str) -> PlacedNetwork | None:

@@ -48,6 +48,10 @@ class FakeLocalNetwork:
         """Carry what `views` says."""
         return self.views
 
+    def bridge_subnet(self) -> str:
+        """Have chosen Docker's."""
+        return "172.17.0.0/16"
+
     async def host_routes(self) -> tuple[str, ...]:
         """Know of one."""
         return ("172.18.0.0/16",)

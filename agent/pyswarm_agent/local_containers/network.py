@@ -35,6 +35,7 @@ from pyswarm_netplugin.driver import NetworkDriver, Sandbox, SandboxRequest
 from pyswarm_netplugin.egress import gateway_of, subnet_of
 from pyswarm_netplugin.host_bridges.linux import HostBridges, read_host_routes
 from pyswarm_netplugin.host_bridges.trunks import Trunks
+from pyswarm_netplugin.memory import Memory
 from pyswarm_netplugin.published_ports.allocation import PortUnavailable
 from pyswarm_netplugin.published_ports.records import PortRequest
 
@@ -64,6 +65,10 @@ class LocalNetwork(Protocol):
 
     async def networks_changed(self) -> None:
         """Make the networks that users made on this node as they are now. Raises PyswarmError, OSError."""
+        ...
+
+    def bridge_subnet(self) -> str:
+        """Return the subnet of the default bridge, "" before one was chosen: with the first container that needs it."""
         ...
 
     async def host_routes(self) -> tuple[str, ...]:
@@ -105,6 +110,7 @@ class LocalBridge:
         self._clusters = clusters
         self._trunks = trunks
         self._driver: NetworkDriver | None = None
+        self._subnet = ""
         self._lock = asyncio.Lock()
         """From the choice of an address until it is the driver's."""
 
@@ -127,7 +133,7 @@ class LocalBridge:
         if self._ends is not None:
             await driver.in_host(partial(self._ends.converge, ()))
         await driver.teardown()
-        self._driver = None
+        self._driver, self._subnet = None, ""
 
     async def networks_changed(self) -> None:
         """Make the networks as they are now. Raises PyswarmError, OSError."""
@@ -137,6 +143,11 @@ class LocalBridge:
     def carried(self) -> Mapping[str, NetworkView]:
         """Return the cluster's networks that this node knows."""
         return self._clusters()
+
+    def bridge_subnet(self) -> str:
+        """Return the subnet of the default bridge, "" before one was chosen."""
+        self._subnet = self._subnet or Memory(self._memory).egress().subnet
+        return self._subnet
 
     async def host_routes(self) -> tuple[str, ...]:
         """Return the destinations that this host knows, with prefix lengths. Raises OSError."""

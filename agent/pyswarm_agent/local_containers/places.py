@@ -82,6 +82,10 @@ class ContainerPlaces:
         """Return the cluster's networks that this node knows."""
         return self._overlays.views()
 
+    def bridge_subnet(self) -> str:
+        """Return the subnet of the default bridge, "" before one was chosen."""
+        return self._bridge.bridge_subnet()
+
     async def host_routes(self) -> tuple[str, ...]:
         """Return the destinations that this host knows, with prefix lengths. Raises OSError."""
         return await self._bridge.host_routes()

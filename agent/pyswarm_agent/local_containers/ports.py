@@ -26,7 +26,7 @@ def port_requests(
                 PortRequest(
                     protocol=protocol,
                     container_port=number,
-                    host_address="" if place.host_ip == "0.0.0.0" else place.host_ip,
+                    host_address=place.host_ip,
                     first_host_port=first,
                     last_host_port=last,
                 )

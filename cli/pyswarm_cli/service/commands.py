@@ -211,7 +211,7 @@ def _network_ids(engine: EngineClient, references: Iterable[str]) -> dict[str, s
     from pyswarm_cli.service.networks import parse_network
 
     names = {parse_network(text)["Target"] for text in references}
-    return {name: engine.get("networks", name)["Id"] for name in names}
+    return {name: engine.get("networks", name, scope="swarm")["Id"] for name in names}
 
 
 def _parse_scale(text: str) -> tuple[str, int]:

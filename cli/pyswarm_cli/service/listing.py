@@ -22,6 +22,7 @@ from pyswarm_cli.output import (
 from pyswarm_cli.service.modes import is_job, is_scheduled, service_mode, total_completions
 from pyswarm_cli.service.ports import ports_text
 from pyswarm_cli.service.task_rows import TASK_COLUMNS, Names, node_names, task_rows
+from pyswarm_common.own_networks import DRIVERS, id_in_swarm
 
 pass_engine = click.make_pass_decorator(EngineClient)
 COLUMNS = {"ID": "ID", "NAME": "Name", "MODE": "Mode", "REPLICAS": "Replicas", "IMAGE": "Image", "PORTS": "Ports"}
@@ -81,7 +82,7 @@ def inspect(engine: EngineClient, output_format: str, pretty: bool, services: tu
     from pyswarm_cli.pretty import print_members
     from pyswarm_cli.service.description import describe_service
 
-    networks = {each["Id"]: each["Name"] for each in engine.get("networks")}
+    networks = {each["Id"]: each["Name"] for each in engine.get("networks")} | {id_in_swarm(name): name for name in DRIVERS}
     for each in found:
         runs = engine.get("pyswarm", "services", each["ID"], "runs") if is_scheduled(each["Spec"]) else None
         print_members(describe_service(each, networks, runs))

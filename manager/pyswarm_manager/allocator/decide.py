@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from pyswarm_common.objects import Network, NetworkAttachment, Node, Service, Task, VirtualIP
+from pyswarm_common.own_networks import own_network_of
 from pyswarm_common.specs import SECOND_NS, NetworkAttachmentConfig, PortConfig
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator import ipam, subnets
@@ -30,8 +31,6 @@ from pyswarm_manager.allocator.task_addresses import Blocked, Place, attach, pla
 from pyswarm_manager.decisions import DEFAULT_LIMIT, Decisions, Draft, with_status
 from pyswarm_manager.store.tables import View
 
-LOCAL_NETWORKS = frozenset({"bridge", "host", "none"})
-"""Each node has its own of these; their tasks need no address from us."""
 RETRY_NS = 5 * SECOND_NS
 """When a service that could not get its VIP or ports is looked at again, if nothing happens before."""
 NEW_TASKS = ""
@@ -196,7 +195,7 @@ class Allocation:
         found: dict[str, NetworkAttachmentConfig] = {}
         for config in configs or ():
             network = networks.get(config.target)
-            if config.target not in LOCAL_NETWORKS and (network is None or network.spec.driver == "overlay"):
+            if not own_network_of(config.target) and (network is None or network.spec.driver == "overlay"):
                 found.setdefault(config.target, config)
         return found
 

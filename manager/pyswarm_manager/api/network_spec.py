@@ -7,10 +7,10 @@ import msgspec
 from pyswarm_common.engine_api.responses import refuse_unsupported
 from pyswarm_common.errors import InvalidArgument, NotFound, PermissionDenied, Unimplemented
 from pyswarm_common.network_options import ENCRYPTED, MTU, VNI_LIST, check_encrypted, parse_mtu
+from pyswarm_common.own_networks import DRIVERS
 from pyswarm_common.specs import NetworkSpec
 from pyswarm_manager.allocator.ipam import PoolError, parse_vnis
 from pyswarm_manager.api.network_pools import check_pools
-from pyswarm_manager.api.service_spec import LOCAL_NETWORKS
 from pyswarm_manager.api.service_validation import validate_name
 
 _LOCAL_DRIVERS = ("bridge", "host", "null", "ipvlan", "macvlan")
@@ -29,7 +29,7 @@ def parse_network(body: dict[str, Any]) -> NetworkSpec:
         spec = msgspec.convert(body, NetworkSpec)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"invalid network spec: {error}") from error
-    if spec.name in LOCAL_NETWORKS:
+    if spec.name in DRIVERS:
         raise PermissionDenied(f"operation is not permitted on predefined {spec.name} network")
     _check_driver(spec, asked="Driver" in body)
     validate_name(spec.name)

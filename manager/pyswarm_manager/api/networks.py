@@ -16,13 +16,14 @@ from pyswarm_common.engine_api.responses import JSONResponse, parse_time_ns, que
 from pyswarm_common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Network
+from pyswarm_common.own_networks import id_in_swarm, own_network_of
 from pyswarm_common.specs import NetworkSpec
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator.mesh_ports import ingress_network
 from pyswarm_manager.api.manager_services import read_view, services_of
 from pyswarm_manager.api.network_pools import subnets_of
 from pyswarm_manager.api.network_spec import parse_network, warning_about
-from pyswarm_manager.api.render.network import render_network, render_network_details
+from pyswarm_manager.api.render.network import render_network, render_network_details, render_own_network
 from pyswarm_manager.store.tables import View
 from pyswarm_manager.store.transaction import Transaction
 
@@ -46,6 +47,9 @@ async def inspect_network(request: Request, reference: str) -> Response:
     view = await read_view(manager)
     if request.query_params.get("scope", "swarm") not in ("", "swarm"):
         raise NotFound(f"network {reference} not found")
+    own = own_network_of(reference)
+    if own and (reference == id_in_swarm(own) or (reference == own and request.query_params.get("scope") == "swarm")):
+        return JSONResponse(render_own_network(own, view))
     network = view.networks.resolve(reference)
     return JSONResponse(
         render_network_details(network, view, is_verbose=query_flag(request, "verbose"), own_node_id=manager.store.node_id)

@@ -15,7 +15,7 @@ from pyswarm_manager.api.job_changes import with_first_execution, with_next_exec
 from pyswarm_manager.api.port_validation import validate_published_ports
 from pyswarm_manager.api.service_contents import refuse_unknown_contents
 from pyswarm_manager.api.service_dependencies import refuse_cycle
-from pyswarm_manager.api.service_networks import refuse_without_ingress, validate_fixed_places
+from pyswarm_manager.api.service_networks import refuse_without_ingress, validate_fixed_places, validate_own_networks
 from pyswarm_manager.api.service_spec import (
     ServiceDraft,
     is_same_template,
@@ -43,7 +43,9 @@ def create_service(tx: Transaction, service_id: str, task_spec_id: str, draft: S
     """Store a service and its task spec. Raises AlreadyExists and what its networks and ports may raise."""
     refuse_conflicts(tx, service_id, draft)
     template = resolve_networks(with_registry_auth(draft.template, registry_auth), tx)
-    validate_fixed_places(draft.typed, decode_task_template(msgspec.json.encode(template)).networks, service_id, tx)
+    networks = decode_task_template(msgspec.json.encode(template)).networks
+    validate_own_networks(draft.typed, networks)
+    validate_fixed_places(draft.typed, networks, service_id, tx)
     tx.create(TaskSpec(id=task_spec_id, template_json=msgspec.json.encode(template)))
     service = Service(id=service_id, name=draft.name, spec_json=draft.spec_json, task_spec_id=task_spec_id, spec_generation=1)
     tx.create(with_first_execution(service, tx.now_ns))
@@ -75,7 +77,9 @@ def update_service(tx: Transaction, service_id: str, update: ServiceUpdate) -> N
     refuse_unknown_contents(tx, draft.typed.task_template)
     refuse_cycle(tx, service.name, draft.typed.labels)
     template = resolve_networks(with_registry_auth(draft.template, _registry_auth(tx, service, update)), tx)
-    validate_fixed_places(draft.typed, decode_task_template(msgspec.json.encode(template)).networks, service.id, tx)
+    networks = decode_task_template(msgspec.json.encode(template)).networks
+    validate_own_networks(draft.typed, networks)
+    validate_fixed_places(draft.typed, networks, service.id, tx)
     before = tx.task_specs.must_get(service.task_spec_id)
     changes: dict[str, Any] = {"spec_json": draft.spec_json}
     is_same = is_same_template(template, msgspec.json.decode(before.template_json))

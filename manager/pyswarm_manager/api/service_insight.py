@@ -13,6 +13,7 @@ from pyswarm_common.service_labels import SCHEDULE, SCHEDULE_OVERLAP, SCHEDULE_T
 from pyswarm_manager.api.manager_services import ask_snapshot, read_view, services_of
 from pyswarm_manager.api.service_changes import refuse_conflicts
 from pyswarm_manager.api.service_names import new_service_name
+from pyswarm_manager.api.service_networks import validate_own_networks
 from pyswarm_manager.api.service_spec import resolve_networks
 from pyswarm_manager.api.services import read_spec, validated
 from pyswarm_manager.scheduler.dry_run import dry_run
@@ -33,6 +34,7 @@ async def dry_run_service(request: Request) -> Response:
     def ask(view: View) -> DryRun:
         refuse_conflicts(view, "", draft)
         resolve_networks(draft.template, view)
+        validate_own_networks(draft.typed, draft.typed.task_template.networks)
         return dry_run(view, draft.typed, now_ns)
 
     return JSONResponse(await ask_snapshot(manager, ask))

@@ -6,6 +6,7 @@ from typing import NoReturn
 from pyswarm_common.errors import FailedPrecondition, InvalidArgument
 from pyswarm_common.network_options import ADDRESSES, MAC_ADDRESS
 from pyswarm_common.objects import Network
+from pyswarm_common.own_networks import HOST, NONE, own_network_of
 from pyswarm_common.service_labels import MOVE_ORDER
 from pyswarm_common.specs import NetworkAttachmentConfig, ServiceSpec
 from pyswarm_manager.allocator.fixed_addresses import FixedPlace, fixed_place
@@ -13,6 +14,7 @@ from pyswarm_manager.allocator.ipam import PoolError, address_text
 from pyswarm_manager.allocator.mesh_ports import NO_INGRESS, ingress_network
 from pyswarm_manager.allocator.service_addresses import ServiceAddresses
 from pyswarm_manager.allocator.subnets import known_subnets, mac_refusal
+from pyswarm_manager.api.port_validation import ports_of
 from pyswarm_manager.store.tables import View
 
 
@@ -22,6 +24,23 @@ def refuse_without_ingress(spec: ServiceSpec, view: View) -> None:
         raise FailedPrecondition(
             f"{NO_INGRESS}: make one with `network create --ingress --driver overlay ingress`", grpc_code="FailedPrecondition"
         )
+
+
+def validate_own_networks(spec: ServiceSpec, configs: Iterable[NetworkAttachmentConfig] | None) -> None:
+    """Check what goes with the networks that each node has of its own. Raises InvalidArgument."""
+    names = [own_network_of(config.target) for config in configs or ()]
+    if HOST in names and len(names) > 1:
+        _refuse(None, "a service on the network host cannot be on others: its tasks have their node's own network")
+    if NONE in names and len(names) > 1:
+        _refuse(None, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+    if HOST in names and spec.publishes_in_mesh:
+        _refuse(
+            None,
+            "ports of a service on the network host cannot be published in the routing mesh: what its tasks listen on is their "
+            "node's own port; leave --publish out, or say mode=host, so that two tasks with one port are kept on different nodes",
+        )
+    if NONE in names and ports_of(spec):
+        _refuse(None, "ports of a service on the network none cannot be published: nothing reaches its tasks")
 
 
 def validate_fixed_places(spec: ServiceSpec, configs: Iterable[NetworkAttachmentConfig] | None, own_id: str, view: View) -> None:

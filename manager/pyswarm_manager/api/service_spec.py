@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from pyswarm_common.engine_api.responses import refuse_unsupported
-from pyswarm_common.errors import InvalidArgument, NotFound, PermissionDenied
+from pyswarm_common.errors import InvalidArgument
+from pyswarm_common.own_networks import id_in_swarm, own_network_of
 from pyswarm_common.specs import ServiceSpec
 from pyswarm_manager.store.tables import View
 
-LOCAL_NETWORKS = ("bridge", "host", "none")
 _MEANS_SOMETHING_WHEN_ZERO = frozenset({"StopGracePeriod", "Delay", "MaxAttempts", "Window", "Init"})
 """Members of a task template that are pointers in Docker's types: absent and zero are two things."""
 
@@ -58,7 +58,7 @@ def with_image(draft: ServiceDraft, image: str) -> ServiceDraft:
 
 
 def resolve_networks(template: dict[str, Any], view: View) -> dict[str, Any]:
-    """Return the template with its network targets as ids. Raises NotFound, PermissionDenied, InvalidArgument."""
+    """Return the template with its network targets as ids. Raises NotFound, InvalidArgument."""
     if not template.get("Networks"):
         return template
     return {**template, "Networks": [{**n, "Target": _network_id(n.get("Target", ""), view)} for n in template["Networks"]]}
@@ -101,15 +101,10 @@ def _meaning(value: Any) -> Any:
 
 
 def _network_id(target: str, view: View) -> str:
-    try:
-        network = view.networks.resolve(target)
-    except NotFound as error:
-        if target not in LOCAL_NETWORKS:
-            raise
-        raise PermissionDenied(
-            f"The network {target} cannot be used with services. Only networks scoped to the swarm can be used, "
-            "such as those created with the overlay driver."
-        ) from error
+    own = own_network_of(target)
+    if own:
+        return id_in_swarm(own)
+    network = view.networks.resolve(target)
     if network.spec.ingress:
         raise InvalidArgument(
             f'Service cannot be explicitly attached to the ingress network "{network.name}"', grpc_code="InvalidArgument"

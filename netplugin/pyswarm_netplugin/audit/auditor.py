@@ -18,6 +18,7 @@ from pyswarm_netplugin.apply import carry_out
 from pyswarm_netplugin.audit.blanking import blanked
 from pyswarm_netplugin.audit.drift import Drift
 from pyswarm_netplugin.audit.facts import CHANGED, SETTING, TABLE, Difference, Entry, Facts, Key, differences
+from pyswarm_netplugin.audit.ownership import is_ours
 from pyswarm_netplugin.audit.touch import kinds_of, merged, touched_by
 from pyswarm_netplugin.audit.yielding import AuditInterrupted
 from pyswarm_netplugin.kernel.interface import Kernel
@@ -83,8 +84,7 @@ class Auditor:
         except AuditInterrupted:
             self._seals = seals
             raise
-        devices = {scope: devices_of(scope, desired, self._tag) for scope in facts}
-        found = _with_rewritten(_compare(seals, facts, devices, touched), inspector.rewritten(), desired)
+        found = _with_rewritten(self._compare(seals, facts, desired, touched), inspector.rewritten(), desired)
         is_whole = known is None or bool(touched) or desired.secure is not None or self._rounds % WHOLE_EVERY == 1
         if not (is_whole or found or facts.keys() != seals.keys()):
             self._seals = facts
@@ -92,7 +92,7 @@ class Auditor:
         _restore(inspector, found)
         operations = plan(desired, blanked(desired, kernel.observe(), found, self._tag))
         failures = carry_out(kernel, operations)
-        facts, rest = self._after(inspector, seals, facts, found, operations, touched, devices)
+        facts, rest = self._after(inspector, seals, facts, found, operations, touched, desired)
         self._seals = {scope: _with_rest(each, rest.get(scope, ())) for scope, each in facts.items() if scope not in failures}
         return Findings(_drifts(found, rest, operations, failures), not failures and not rest, failures)
 
@@ -104,7 +104,7 @@ class Auditor:
         found: Mapping[str, tuple[Difference, ...]],
         operations: tuple[op.Operation, ...],
         touched: dict[str, frozenset[str]],
-        devices: Mapping[str, frozenset[str]],
+        desired: State,
     ) -> tuple[dict[str, Facts], dict[str, tuple[Difference, ...]]]:
         """Return the facts after the repair, and what is still not right. What the plan made anew may lack what was put on it."""
         if not (found or operations):
@@ -112,12 +112,30 @@ class Auditor:
         done = touched_by(operations)
         written = {scope: kinds & {TABLE, SETTING} for scope, kinds in done.items()}
         facts = inspector.read()
-        rest = _compare({s: seals[s] for s in seals if s in found}, facts, devices, touched)
+        rest = self._compare({s: seals[s] for s in seals if s in found}, facts, desired, touched)
         if rest:
             _restore(inspector, rest)
             facts = inspector.read()
-            rest = _compare({s: seals[s] for s in rest}, facts, devices, merged(touched, written))
+            rest = self._compare({s: seals[s] for s in rest}, facts, desired, merged(touched, written))
         return facts, rest
+
+    def _compare(
+        self, seals: Mapping[str, Facts], facts: Mapping[str, Facts], desired: State, touched: dict[str, frozenset[str]]
+    ) -> dict[str, tuple[Difference, ...]]:
+        found = {}
+        for scope, sealed in seals.items():
+            if scope in facts:
+                each = differences(
+                    sealed,
+                    facts[scope],
+                    devices=devices_of(scope, desired, self._tag),
+                    is_shared=not scope.startswith(("overlay ", SECURE_SCOPE)),
+                    touched=kinds_of(touched, scope),
+                )
+                ours = tuple(one for one in each if is_ours(one, scope, facts[scope], desired, self._tag))
+                if ours:
+                    found[scope] = ours
+        return found
 
     def forget(self) -> None:
         """Trust nothing that was sealed."""
@@ -141,27 +159,6 @@ def devices_of(scope: str, desired: State, tag: str) -> frozenset[str]:
 
 def _is_on(links: Iterable[object], network_id: str) -> bool:
     return any(getattr(link, "network_id", None) == network_id for link in links)
-
-
-def _compare(
-    seals: Mapping[str, Facts],
-    facts: Mapping[str, Facts],
-    devices: Mapping[str, frozenset[str]],
-    touched: dict[str, frozenset[str]],
-) -> dict[str, tuple[Difference, ...]]:
-    found = {}
-    for scope, sealed in seals.items():
-        if scope in facts and scope in devices:
-            each = differences(
-                sealed,
-                facts[scope],
-                devices=devices[scope],
-                is_shared=not scope.startswith(("overlay ", SECURE_SCOPE)),
-                touched=kinds_of(touched, scope),
-            )
-            if each:
-                found[scope] = each
-    return found
 
 
 def _with_rewritten(

@@ -8,7 +8,6 @@ from typing import Any
 from pyswarm_common.errors import PyswarmError
 from pyswarm_common.wire import NetworkView
 from pyswarm_netplugin.audit.drift import Drift
-from pyswarm_netplugin.audit.report import render_report
 from pyswarm_netplugin.audit.survey import Survey, take_survey
 from pyswarm_netplugin.audit.watch import NetworkWatch
 from pyswarm_netplugin.audit.yielding import AuditInterrupted, BusyLock
@@ -99,6 +98,8 @@ class DriverAudit:
 
     async def report(self, drifts: tuple[Drift, ...]) -> dict[str, Any]:
         """Return what is desired, what stands now and what was found, in the form of the API; changes nothing. Raises OSError."""
+        from pyswarm_netplugin.audit.report import render_report  # seldom asked
+
         async with self._lock:
             desired = self.desired()
             observed = await self._converger.look()

@@ -99,6 +99,8 @@ def differences(
         how = GONE if after is None else ADDED if before is None else CHANGED
         if how == ADDED and is_shared and key.kind != TABLE:
             continue
+        if how == GONE and key.device and key.device not in devices:
+            continue  # the kernel takes an interface away in its own time, what belongs to it first
         found.append(Difference(key, how, before, after))
     return tuple(found)
 

@@ -97,7 +97,7 @@ def _link(link: Link) -> dict[str, Any]:
 def _port(forward: PortForward, is_reserved: bool) -> dict[str, Any]:
     port = forward.port
     return {
-        "Published": f"{port.host_address}:{port.host_port}/{port.protocol}",
-        "Target": f"{forward.address}:{port.container_port}",
+        "Published": f"{port.shown}/{port.protocol}",
+        "Target": f"[{forward.address}]:{port.container_port}" if port.is_ipv6 else f"{forward.address}:{port.container_port}",
         "IsReserved": is_reserved,
     }

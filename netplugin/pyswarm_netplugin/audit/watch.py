@@ -1,7 +1,8 @@
 """Audits all network drivers of this node every few seconds, remembers what they found, and tells it."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -44,11 +45,22 @@ class Audited(Protocol):
 class NetworkWatch:
     """The drivers that are at work, and their drift."""
 
-    def __init__(self, clock: Clock, tell: Tell | None = None, *, period_s: float = PERIOD_S) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        tell: Tell | None = None,
+        *,
+        period_s: float = PERIOD_S,
+        look_at_kernel: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
+        """`look_at_kernel` returns what the kernel lacks, each as a sentence; called once, in a thread."""
         self._clock = clock
         self._tell = tell or (lambda _action, _id, _attributes: None)
         self._period_s = period_s
         self._histories: dict[Audited, DriftHistory] = {}
+        self._look_at_kernel = look_at_kernel
+        self.kernel_problems: tuple[str, ...] = ()
+        """What this machine's kernel lacks, as found at the start."""
 
     def add(self, driver: Audited) -> None:
         """Audit this driver from now on."""
@@ -64,10 +76,14 @@ class NetworkWatch:
 
     def warnings(self) -> list[str]:
         """Return what on this host stands in the way of its networks."""
-        return [warning for driver in self._histories for warning in driver.warnings]
+        return [*self.kernel_problems, *(warning for driver in self._histories for warning in driver.warnings)]
 
     async def run(self) -> None:
-        """Audit until cancelled."""
+        """Look at the kernel, then audit until cancelled."""
+        if self._look_at_kernel is not None:
+            self.kernel_problems = tuple(await asyncio.to_thread(self._look_at_kernel))
+        for problem in self.kernel_problems:
+            _log.error("network.kernel_lacks", problem=problem)
         pause_s = self._period_s
         while True:
             await self._clock.sleep(pause_s)

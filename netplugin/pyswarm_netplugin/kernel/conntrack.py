@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping
 
-from pyswarm_netplugin.kernel.netlink import NetlinkSocket, attribute, attributes, message
+from pyswarm_netplugin.kernel.netlink import NESTED, NetlinkSocket, attribute, attributes, message
 from pyswarm_netplugin.naming import is_ipv6
 
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
@@ -16,7 +16,6 @@ _HEADER = struct.pack("!BBH", socket.AF_INET, 0, 0)
 _SOURCE: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 3}
 _DESTINATION: dict[int, int] = {socket.AF_INET: 2, socket.AF_INET6: 4}
 _ORIGINAL, _REPLY, _ID = 1, 2, 12
-_NESTED = 0x8000
 _DESTINATION_PORT = 3
 _UDP = 17
 _ENOENT = 2
@@ -50,11 +49,12 @@ def forget_udp_to_ports(netlink: NetlinkSocket, ports: Collection[int]) -> int:
     if not ports or not _has_flows(netlink):
         return 0
     doomed = []
-    for _, body in netlink.dump(_GET, _HEADER):
-        flow = attributes(body, 4)
-        transport = attributes(attributes(flow[_ORIGINAL])[2])
-        if transport[1][0] == _UDP and int.from_bytes(transport[_DESTINATION_PORT], "big") in ports:
-            doomed.append(_deletion(flow))
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for _, body in netlink.dump(_GET, _header(family)):
+            flow = attributes(body, 4)
+            transport = attributes(attributes(flow[_ORIGINAL])[2])
+            if transport[1][0] == _UDP and int.from_bytes(transport[_DESTINATION_PORT], "big") in ports:
+                doomed.append(_deletion(flow, family))
     netlink.send(doomed, tolerated=(_ENOENT,))
     return len(doomed)
 
@@ -92,4 +92,4 @@ def _removal(body: bytes, keep: Mapping[bytes, set[bytes]], family: int) -> byte
 
 
 def _deletion(flow: Mapping[int, bytes], family: int = socket.AF_INET) -> bytes:
-    return message(_DELETE, 0, _header(family) + attribute(_ORIGINAL | _NESTED, flow[_ORIGINAL]) + attribute(_ID, flow[_ID]))
+    return message(_DELETE, 0, _header(family) + attribute(_ORIGINAL | NESTED, flow[_ORIGINAL]) + attribute(_ID, flow[_ID]))

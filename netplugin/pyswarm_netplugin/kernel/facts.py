@@ -41,6 +41,8 @@ _CACHE_TIMES = struct.pack("=HH", 20, 3)
 _INDEX = struct.Struct("=i")
 _LOCAL_TABLE, _UNICAST, _KERNEL, _FROM_ADVERTISEMENTS = 255, 1, 2, 9
 _IFF_UP = 1
+_ELSEWHERE = "?"
+"""Stands for the interface, or none, of a default route that is not on one of ours; no interface is desired under this name."""
 _NO_CHANGE = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
 
 
@@ -48,10 +50,18 @@ Memo: TypeAlias = dict[tuple[str, bytes], tuple[Key, Entry] | None]
 """What a listed neighbour came to the last time; there may be thousands, which seldom change."""
 
 
-def read_facts(netlink: NetlinkSocket, is_ours: Callable[[str, int], bool], memo: Memo | None = None) -> dict[Key, Fact]:
+def read_facts(
+    netlink: NetlinkSocket,
+    is_ours: Callable[[str, int], bool],
+    memo: Memo | None = None,
+    *,
+    with_defaults: bool = False,
+    with_neighbours: bool = True,
+) -> dict[Key, Fact]:
     """Return what the namespace of the socket has, of the interfaces that `is_ours` (name, group) picks. Raises OSError.
 
-    `memo`: of the last time; it is changed to that of this time.
+    `memo`: of the last time; it is changed to that of this time. `with_defaults`: default routes of other interfaces, too.
+    `with_neighbours`: neighbours at all; to list those of one namespace, the kernel walks over those of all.
     """
     facts: dict[Key, Fact] = {}
     names: dict[int, str] = {}
@@ -67,8 +77,8 @@ def read_facts(netlink: NetlinkSocket, is_ours: Callable[[str, int], bool], memo
     ours = {index: name for name, index, _, _ in found}
     for key, entry in (
         *_addresses(netlink, ours),
-        *_neighbours(netlink, ours, memo if memo is not None else {}),
-        *_routes(netlink, ours),
+        *(_neighbours(netlink, ours, memo if memo is not None else {}) if with_neighbours else ()),
+        *_routes(netlink, ours, with_defaults=with_defaults),
         *_rules(netlink),
     ):
         facts[key] = entry
@@ -146,7 +156,7 @@ def _neighbour(family: int, device: str, body: bytes) -> tuple[Key, Entry] | Non
     return Key(NEIGHBOUR, device, name), Entry(shown, plain)
 
 
-def _routes(netlink: NetlinkSocket, ours: dict[int, str]) -> Iterator[tuple[Key, Entry]]:
+def _routes(netlink: NetlinkSocket, ours: dict[int, str], *, with_defaults: bool) -> Iterator[tuple[Key, Entry]]:
     for family in (socket.AF_INET, socket.AF_INET6):
         for _, body in netlink.dump(links.RTM_GETROUTE, struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)):
             _, prefix, _, _, table, protocol, _, kind, _ = struct.unpack_from("=BBBBBBBBI", body)
@@ -154,6 +164,8 @@ def _routes(netlink: NetlinkSocket, ours: dict[int, str]) -> Iterator[tuple[Key,
             device = ours.get(_number(parts, links.RTA_OIF))
             table = _number(parts, 15) or table
             to = parts.get(links.RTA_DST, b"\0" * (4 if family == socket.AF_INET else 16))
+            if device is None and with_defaults and not prefix and table == links.MAIN_TABLE:
+                yield Key(ROUTE, _ELSEWHERE, f"{socket.inet_ntop(family, to)}/0 table {table}"), Entry("")
             is_made_by_us = kind == _UNICAST and table != _LOCAL_TABLE and protocol != _FROM_ADVERTISEMENTS
             if device is None or not is_made_by_us or _is_link_local(to):
                 continue

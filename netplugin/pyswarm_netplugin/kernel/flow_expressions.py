@@ -14,6 +14,8 @@ _LINK_HEADER, _NETWORK_HEADER, _TRANSPORT_HEADER = 0, 1, 2
 _CT_DIRECTION, _CT_MARK, _CT_ZONE = 1, 3, 17
 _META_MARK, _META_PROTOCOL = 3, 16
 _ORIGINAL = 0
+_TCP_FLAGS, _SYN, _RST = 13, 2, 4
+_RT_SEGMENT_SIZE, _TO_NETWORK, _TCP_OPTION, _SEGMENT_SIZE_OPTION = 3, 1, 1, 2
 _SOURCE = {nft.IPV4: (12, 4), nft.IPV6: (8, 16)}
 
 INPUT = 1
@@ -121,6 +123,18 @@ def is_reply() -> bytes:
 def set_mark() -> bytes:
     """Mark the packet with the value that is loaded."""
     return _expression("meta", be32(2, _META_MARK), be32(3, 1))
+
+
+def limit_segments() -> bytes:
+    """Let TCP connections agree, as they begin, on segments that fit the route both ways; never on larger ones than asked for."""
+    tcp = _expression("meta", be32(1, 1), be32(2, _META_PROTOCOL)) + _compare(b"\x06")
+    flags = _expression("payload", be32(1, 1), be32(2, _TRANSPORT_HEADER), be32(3, _TCP_FLAGS), be32(4, 1))
+    only = (nested(4, attribute(1, bytes([_SYN | _RST]))), nested(5, attribute(1, b"\0")))
+    begins = flags + _expression("bitwise", be32(1, 1), be32(2, 1), be32(3, 1), *only) + _compare(bytes([_SYN]))
+    size = _expression("rt", be32(1, 1), be32(2, _RT_SEGMENT_SIZE))
+    swapped = _expression("byteorder", be32(1, 1), be32(2, 1), be32(3, _TO_NETWORK), be32(4, 2), be32(5, 2))
+    option = (u8(2, _SEGMENT_SIZE_OPTION), be32(3, 2), be32(4, 2), be32(6, _TCP_OPTION), be32(7, 1))
+    return tcp + begins + size + swapped + _expression("exthdr", *option)
 
 
 def send_to_one_of(

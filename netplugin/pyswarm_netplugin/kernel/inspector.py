@@ -11,6 +11,7 @@ import structlog
 
 from pyswarm_netplugin import naming
 from pyswarm_netplugin.audit.facts import CHANGED, LINK, SETTING, TABLE, Difference, Entry, Fact, Facts, Key, LinkFact
+from pyswarm_netplugin.audit.ownership import NO_IPV6
 from pyswarm_netplugin.audit.yielding import AuditInterrupted
 from pyswarm_netplugin.kernel import nftables
 from pyswarm_netplugin.kernel.facts import Memo, read_facts, restore_message, settings_message
@@ -95,9 +96,9 @@ class KernelInspector:
 
     def _sandbox(self, scope: str) -> Facts:
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            facts = read_facts(netlink, lambda name, group: name == "lo" or group == SANDBOX_LINK_GROUP)
+            facts = read_facts(netlink, _is_of_sandbox, with_defaults=True, with_neighbours=False)  # none there is ours
         facts |= self._read_tables(scope, lambda name: name.startswith(naming.SANDBOX_TABLE))
-        return facts | _settings(_MESH_SETTINGS) if scope == sandbox_scope(MESH_SANDBOX_ID) else facts
+        return facts | _settings(_MESH_SETTINGS if scope == sandbox_scope(MESH_SANDBOX_ID) else [NO_IPV6])
 
     def _read_tables(self, scope: str, is_ours: Callable[[str], bool]) -> dict[Key, Fact]:
         with NetlinkSocket(NETLINK_NETFILTER) as netfilter:
@@ -106,6 +107,10 @@ class KernelInspector:
             if known is None or known[0] != number:
                 known = self._tables[scope] = (number, read_tables(netfilter, is_ours))
         return known[1]
+
+
+def _is_of_sandbox(name: str, group: int) -> bool:
+    return name == "lo" or group == SANDBOX_LINK_GROUP
 
 
 def _scope_of(name: str) -> str:

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 class HostNetwork(Record, frozen=True, kw_only=True):
-    """What the host brings along: the MTU of the interface that carries the data path address, and its routes' destinations."""
+    """What the host brings along: the MTU of the interface that carries the data path address, and its routes' destinations.
+
+    `has_ipv6`: its interfaces may have IPv6 addresses.
+    """
 
     mtu_bytes: int
     routes: tuple[str, ...] = ()
+    has_ipv6: bool = False
 
 
 class Kernel(Protocol):

@@ -24,9 +24,23 @@ def enable(interface: str, *, has_link_local: bool = True) -> None:
     _write(_CONF / interface / "disable_ipv6", "0")
 
 
+def is_disabled() -> bool:
+    """Whether somebody has turned IPv6 off on all interfaces of the namespace by one switch, which is never done here."""
+    with contextlib.suppress(FileNotFoundError):
+        return (_CONF / "all/disable_ipv6").read_text().strip() == "1"
+    return False
+
+
 def disable_by_default() -> None:
     """Let interfaces that are made from now on have no IPv6."""
     _write(_CONF / "default/disable_ipv6", "1")
+
+
+def is_enabled() -> bool:
+    """Whether the namespace has IPv6 and nobody turned it off."""
+    with contextlib.suppress(FileNotFoundError):
+        return (_CONF / "all/disable_ipv6").read_text().strip() == "0"
+    return False
 
 
 def is_forwarding() -> bool:

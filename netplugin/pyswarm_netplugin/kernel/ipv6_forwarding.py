@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pyswarm_netplugin.kernel import ipv6
 from pyswarm_netplugin.kernel import nftables as nft
 from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket
-from pyswarm_netplugin.naming import IPV6_GUARD_TABLE
+from pyswarm_netplugin.naming import IPV6_GUARD_TABLE, PORTS_TABLE_SUFFIX
 
 _TABLES_PREFIX = "pyswarm_"
 _PRIORITY = 0
@@ -32,10 +32,12 @@ def start(uplinks: Collection[str]) -> None:
 
 
 def is_left_over(tables: Collection[str]) -> bool:
-    """Whether forwarding was started and, of all the tables in `ip6`, none needs it any more."""
-    return IPV6_GUARD_TABLE in tables and not any(
-        table.startswith(_TABLES_PREFIX) and table != IPV6_GUARD_TABLE for table in tables
-    )
+    """Whether forwarding was started and, of all the tables in `ip6`, none needs it any more.
+
+    Ports lead nowhere when their instance's way out is gone.
+    """
+    own = [table for table in tables if table.startswith(_TABLES_PREFIX) and not table.endswith(PORTS_TABLE_SUFFIX)]
+    return own == [IPV6_GUARD_TABLE]
 
 
 def stop_unless_needed() -> None:

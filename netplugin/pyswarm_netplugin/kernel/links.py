@@ -33,7 +33,10 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 _NO_DUPLICATE_TEST = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 MAIN_TABLE = 254
-_BOOT, _UNIVERSE, _LINK_SCOPE, _UNICAST = 3, 0, 253, 1
+_LOCAL_TABLE, _LOCAL, _RTA_PRIORITY = 255, 2, 6
+_AFTER_LOOPBACK = 2048
+"""The metric of a route that comes after the loopback's own."""
+_ANY, _UNIVERSE, _LINK_SCOPE, _UNICAST = 0, 0, 253, 1
 LINK_ROUTE_PROTOCOL = 112
 """Says who made a route: tells ours from those that a container makes itself."""
 
@@ -151,18 +154,18 @@ def address_remove(index: int, address: str) -> bytes:
 
 
 def default_route_add(gateway: str, index: int) -> bytes:
-    """Send what has no other route to the gateway."""
-    return message(RTM_NEWROUTE, CREATE | REPLACE, _default_route(gateway, index))
+    """Send what has no other route to the gateway (EEXIST when it goes elsewhere already)."""
+    return message(RTM_NEWROUTE, CREATE | EXCLUSIVE, _default_route(gateway, index, LINK_ROUTE_PROTOCOL))
 
 
 def default_route_remove(gateway: str, index: int) -> bytes:
     """Send what has no other route nowhere (ESRCH when it does not go to the gateway)."""
-    return message(RTM_DELROUTE, 0, _default_route(gateway, index))
+    return message(RTM_DELROUTE, 0, _default_route(gateway, index, _ANY))
 
 
-def _default_route(gateway: str, index: int) -> bytes:
+def _default_route(gateway: str, index: int, protocol: int) -> bytes:
     family, packed, _ = _split(gateway)
-    body = _ROUTE.pack(family, 0, 0, 0, MAIN_TABLE, _BOOT, _UNIVERSE, _UNICAST, 0)
+    body = _ROUTE.pack(family, 0, 0, 0, MAIN_TABLE, protocol, _UNIVERSE, _UNICAST, 0)
     return body + attribute(RTA_GATEWAY, packed) + u32(RTA_OIF, index)
 
 
@@ -180,6 +183,22 @@ def _link_route(subnet: str, index: int) -> bytes:
     family, packed, prefix = _split(subnet)
     body = _ROUTE.pack(family, prefix, 0, 0, MAIN_TABLE, LINK_ROUTE_PROTOCOL, _LINK_SCOPE, _UNICAST, 0)
     return body + attribute(RTA_DST, packed) + u32(RTA_OIF, index)
+
+
+def loopback_route_add(index: int) -> bytes:
+    """Take packets for ::1 that come by this link, as answers do to what this host sent there from ::1."""
+    return message(RTM_NEWROUTE, CREATE | REPLACE, _loopback_route(index))
+
+
+def loopback_route_remove(index: int) -> bytes:
+    """Undo `loopback_route_add` (ESRCH when it was not so)."""
+    return message(RTM_DELROUTE, 0, _loopback_route(index))
+
+
+def _loopback_route(index: int) -> bytes:
+    family, packed, prefix = _split("::1/128")
+    body = _ROUTE.pack(family, prefix, 0, 0, _LOCAL_TABLE, LINK_ROUTE_PROTOCOL, _UNIVERSE, _LOCAL, 0)
+    return body + attribute(RTA_DST, packed) + u32(RTA_OIF, index) + u32(_RTA_PRIORITY, _AFTER_LOOPBACK)
 
 
 def port_address_add(index: int, mac: bytes) -> bytes:

@@ -13,15 +13,26 @@ from pyswarm_common.errors import Conflict, FailedPrecondition
 from pyswarm_netplugin import naming
 from pyswarm_netplugin import operations as op
 from pyswarm_netplugin.egress import subnet_of
-from pyswarm_netplugin.kernel import conntrack, ipv6, ipv6_forwarding, links, mesh, nftables, observe, rules, sandbox_links
+from pyswarm_netplugin.kernel import (
+    conntrack,
+    features,
+    ipv6,
+    ipv6_forwarding,
+    links,
+    mesh,
+    nftables,
+    observe,
+    ports,
+    rules,
+    sandbox_links,
+)
 from pyswarm_netplugin.kernel.inspector import KernelInspector
 from pyswarm_netplugin.kernel.interface import HostNetwork
 from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from pyswarm_netplugin.kernel.peers import is_any_ipv6, peer_add, peer_remove
 from pyswarm_netplugin.kernel.tunnel_guard import guard_tunnel
-from pyswarm_netplugin.overlay_links import ipv6_subnet_of
-from pyswarm_netplugin.published_ports.rules import LOOPBACK, ports_batch
+from pyswarm_netplugin.overlay_links import SMALLEST_IPV6_MTU_BYTES, ipv6_subnet_of
 from pyswarm_netplugin.secure.namespace import SecureNamespace
 from pyswarm_netplugin.secure.records import Encryption
 from pyswarm_netplugin.state import Egress, State, Tunnel
@@ -67,8 +78,9 @@ class LinuxKernel:
         for index, on_link in addresses.items():
             if data_path_address in map(naming.address_of, on_link):
                 mtu_bytes = found[index].mtu_bytes
-                is_loopback = found[index].name == "lo"
-                return HostNetwork(mtu_bytes=min(mtu_bytes, LARGEST_LOOPBACK_MTU_BYTES) if is_loopback else mtu_bytes, routes=taken)
+                mtu_bytes = min(mtu_bytes, LARGEST_LOOPBACK_MTU_BYTES) if found[index].name == "lo" else mtu_bytes
+                has_ipv6 = mtu_bytes >= SMALLEST_IPV6_MTU_BYTES and ports.can_publish_ipv6(self._tag)
+                return HostNetwork(mtu_bytes=mtu_bytes, routes=taken, has_ipv6=has_ipv6)
         raise FailedPrecondition(
             f"no interface of this host has the data path address {data_path_address}: start pyswarmd with one that it has"
         )
@@ -87,6 +99,12 @@ class LinuxKernel:
 
     def execute(self, operation: op.Operation) -> None:
         """Carry one operation out. Raises PyswarmError or OSError."""
+        try:
+            self._execute(operation)
+        except OSError as error:
+            raise features.explained(error, operation.describe()) from error
+
+    def _execute(self, operation: op.Operation) -> None:
         match operation:
             case op.MakeSandbox() | op.RemoveSandbox() | op.Connect() | op.AdjustLink() | op.Disconnect() | op.ChangeBalancing():
                 self._execute_on_sandbox(operation)
@@ -97,7 +115,7 @@ class LinuxKernel:
             case op.RemoveEgress():
                 self._remove_egress()
             case op.PublishPorts():
-                self._publish_ports(operation)
+                ports.publish(self._tag, operation)
             case op.ChangeReturns() | op.RemoveReturns() | op.ChangeMeshPorts():
                 netlink = self._rules_of(operation.sandbox_id)
                 with self._namespaces.inside(naming.SANDBOX_PREFIX + operation.sandbox_id):
@@ -247,17 +265,6 @@ class LinuxKernel:
             for family in (nftables.IPV4, nftables.IPV6):
                 _remove_table(netlink, naming.host_table(self._tag), family)
         ipv6_forwarding.stop_unless_needed()
-
-    def _publish_ports(self, operation: op.PublishPorts) -> None:
-        with NetlinkSocket(NETLINK_ROUTE) as netlink:
-            bridge = observe.read_links(netlink).get(self._bridge)
-            addresses = observe.read_addresses(netlink).get(bridge.index, []) if bridge is not None else []
-        subnet = subnet_of(addresses[0]) if addresses else LOOPBACK
-        if operation.forwards:
-            _write_sysctl(f"ipv4/conf/{self._bridge}/route_localnet", "1")
-        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-            netlink.send_whole(ports_batch(naming.ports_table(self._tag), operation.forwards, subnet, self._bridge))
-            conntrack.forget_udp_to_ports(netlink, {p.host_port for p in operation.changed if p.protocol == "udp"})
 
     def _remove_stray(self, operation: op.RemoveStray) -> None:
         stray = operation.stray

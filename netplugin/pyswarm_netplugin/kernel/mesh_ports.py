@@ -3,12 +3,16 @@
     map ports { type inet_proto . inet_service : verdict; elements = { tcp . 8080 : goto tcp_8080_1f0c5a2b } }
     chain prerouting { type nat hook prerouting priority -100; iifname "eth1" meta l4proto . th dport vmap @ports }
     chain tcp_8080_1f0c5a2b { meta l4proto tcp dnat to numgen inc mod 2 map { 0 : 10.0.0.5, 1 : 10.0.0.6 } : 80 }
-    chain forward { type filter hook forward priority 0; ct status dnat accept; ct state established,related accept; drop }
+    chain forward { type filter hook forward priority 0; tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu;
+        ct status dnat accept; ct state established,related accept; drop }
     chain postrouting { type nat hook postrouting priority 100 }       (empty: lets the kernel keep connections apart, see below)
 
 Sources are not translated. A port without tasks is not in the map: its packets are for the sandbox itself, where nobody listens, so
 that the kernel refuses them. Two published ports of one target can make two connections of a client alike; then, and only then, the
 kernel gives one of them another source port. A chain's name says its content, and each port changes in one transaction.
+
+The overlay's packets are smaller than the clients', and a task answers SYNs on a route that is as wide as theirs. So the segments'
+size is set as connections begin: many a client never hears that its packets are too large, least of all one on the host's loopback.
 """
 
 import errno
@@ -86,6 +90,7 @@ def _base() -> list[bytes]:
         nft.base_chain_add(TABLE, "prerouting", "nat", nft.PREROUTING, _DESTINATION_NAT),
         nft.rule_add(TABLE, "prerouting", nft.interface_is(EGRESS_INTERFACE), flow.lookup_port(PORTS)),
         nft.base_chain_add(TABLE, "forward", "filter", nft.FORWARD, _FILTER),
+        nft.rule_add(TABLE, "forward", flow.limit_segments()),
         nft.rule_add(TABLE, "forward", nft.is_published(), nft.verdict(nft.ACCEPT)),
         nft.rule_add(TABLE, "forward", nft.is_known_connection(), nft.verdict(nft.ACCEPT)),
         nft.rule_add(TABLE, "forward", nft.verdict(nft.DROP)),

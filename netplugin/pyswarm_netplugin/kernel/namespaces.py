@@ -34,6 +34,11 @@ def enter(descriptor: int) -> None:
     _check(_libc.setns(descriptor, CLONE_NEWNET), "cannot enter a network namespace")
 
 
+def unshare() -> None:
+    """Move the calling thread into a new network namespace, which ends with the thread unless it gets a name. Raises OSError."""
+    _check(_libc.unshare(CLONE_NEWNET), "cannot make a network namespace")
+
+
 def make_directory(path: Path) -> None:
     """Make the folder of namespaces, a mount of its own: so a container's start hides them all with one unmount. Raises OSError."""
     path.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -113,7 +118,7 @@ class Namespaces:
         path = self.path(name)
         make_directory(self.directory)
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
-        _check(_libc.unshare(CLONE_NEWNET), "cannot make a network namespace")
+        unshare()
         try:
             target = os.fsencode(path)
             _check(_libc.mount(b"/proc/thread-self/ns/net", target, b"none", _MS_BIND, None), f"cannot mount on {path}")

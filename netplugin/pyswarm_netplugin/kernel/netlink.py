@@ -28,7 +28,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _CHUNK_BYTES = 48 * 1024
 _RECEIVE_BYTES = 256 * 1024
 _TYPE_MASK = 0x3FFF
-_NESTED = 0x8000
+NESTED = 0x8000
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES = 8 * 1024 * 1024
@@ -42,7 +42,7 @@ def attribute(type_: int, value: bytes) -> bytes:
 
 def nested(type_: int, *attributes: bytes) -> bytes:
     """Return an attribute that holds attributes."""
-    return attribute(type_ | _NESTED, b"".join(attributes))
+    return attribute(type_ | NESTED, b"".join(attributes))
 
 
 def u32(type_: int, value: int) -> bytes:

@@ -10,6 +10,7 @@ order. Source: linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c (nft_r
 """
 
 import ipaddress
+import itertools
 import socket
 import struct
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from pyswarm_netplugin.kernel.netlink import (
     CREATE,
+    NESTED,
     attribute,
     attribute_list,
     attributes,
@@ -156,13 +158,19 @@ def address_list_add(table: str, set_id: int, addresses: Sequence[str]) -> list[
     )
     messages = [message(_SUBSYSTEM | _NEWSET, CREATE, head)]
     for start in range(0, len(addresses), _ELEMENTS_PER_MESSAGE):
-        elements = [
-            nested(1, nested(1, attribute(1, number.to_bytes(4, sys.byteorder))), nested(2, attribute(1, _packed(address))))
-            for number, address in enumerate(addresses[start : start + _ELEMENTS_PER_MESSAGE], start)
-        ]
-        body = _body(text(1, table), text(2, "__map%d"), nested(3, *elements), be32(4, set_id), family=family)
+        elements = _numbered(addresses[start : start + _ELEMENTS_PER_MESSAGE], start, family)
+        body = _body(text(1, table), text(2, "__map%d"), nested(3, elements), be32(4, set_id), family=family)
         messages.append(message(_SUBSYSTEM | _NEWSETELEM, CREATE, body))
     return messages
+
+
+def _numbered(addresses: Sequence[str], first: int, family: int) -> bytes:
+    """Return elements that lead numbers from `first` on to the addresses; packed at once, as there may be thousands."""
+    size = _ADDRESS_BYTES[family]
+    element = struct.Struct(f"=HHHHHHIHHHH{size}s")
+    key, value = (24 + size, 1 | NESTED, 12, 1 | NESTED, 8, 1), (8 + size, 2 | NESTED, 4 + size, 1)
+    packed = map(socket.inet_pton, itertools.repeat(family), addresses)
+    return b"".join(element.pack(*key, number, *value, address) for number, address in enumerate(packed, first))
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
@@ -188,10 +196,10 @@ def _address(offsets: Mapping[int, int], family: int) -> bytes:
     return _payload(_NETWORK_HEADER, offsets[family], _ADDRESS_BYTES[family])
 
 
-def _within(offsets: Mapping[int, int], subnet: str) -> bytes:
+def _within(offsets: Mapping[int, int], subnet: str, operator: int = _EQUAL) -> bytes:
     network = ipaddress.ip_network(subnet)
     address = _address(offsets, IPV6 if network.version == 6 else IPV4)
-    return address + _mask(network.netmask.packed) + _compare(network.network_address.packed)
+    return address + _mask(network.netmask.packed) + _compare(network.network_address.packed, operator)
 
 
 def destination_is(address: str) -> bytes:
@@ -204,9 +212,9 @@ def source_within(subnet: str) -> bytes:
     return _within(_SOURCE_OFFSET, subnet)
 
 
-def destination_within(subnet: str) -> bytes:
-    """Match packets to a subnet."""
-    return _within(_DESTINATION_OFFSET, subnet)
+def destination_within(subnet: str, *, is_not: bool = False) -> bytes:
+    """Match packets to a subnet, or to anything else."""
+    return _within(_DESTINATION_OFFSET, subnet, _NOT_EQUAL if is_not else _EQUAL)
 
 
 def destination_is_local() -> bytes:

@@ -10,18 +10,19 @@ from pathlib import Path
 from pyswarm_netplugin import naming
 from pyswarm_netplugin.egress import subnet_of
 from pyswarm_netplugin.kernel import links, mesh, nftables
-from pyswarm_netplugin.kernel.ipv6 import is_forwarding
+from pyswarm_netplugin.kernel.ipv6 import is_disabled, is_forwarding
 from pyswarm_netplugin.kernel.ipv6_forwarding import is_left_over
 from pyswarm_netplugin.kernel.links import LINK_ROUTE_PROTOCOL, MAIN_TABLE, SANDBOX_LINK_GROUP
 from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket, attributes, string
 from pyswarm_netplugin.kernel.peers import read_peers
 from pyswarm_netplugin.kernel.rules import SERVICES, closed_ports_of, host_mark
-from pyswarm_netplugin.published_ports.rules import PORTS_MARK_PREFIX
-from pyswarm_netplugin.state import Egress, Link, Overlay, Sandbox, State, Stray, Tunnel
+from pyswarm_netplugin.published_ports.rules import mark_seen
+from pyswarm_netplugin.state import CONTAINERS_OWN, Egress, Link, Overlay, Sandbox, State, Stray, Tunnel
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _GLOBAL = 0
+_DEFAULTS = ("0.0.0.0/0", "::/0")
 _LOST = "?"
 """The network of an interface whose other end is on no bridge of ours: never what is desired."""
 
@@ -191,7 +192,7 @@ def _host(seen: Observation, joins: bool) -> None:
     seen.egress_ports = _ports(found, bridge)
     chains, ipv6_chains = _host_chains(nftables.IPV4), _host_chains(nftables.IPV6)
     own, own_ipv6 = (tables.get(naming.host_table(seen.tag), set()) for tables in (chains, ipv6_chains))
-    seen.ports_mark = next((c for c in chains.get(naming.ports_table(seen.tag), ()) if c.startswith(PORTS_MARK_PREFIX)), "")
+    seen.ports_mark = mark_seen(*(tables.get(naming.ports_table(seen.tag), ()) for tables in (chains, ipv6_chains)))
     if bridge is not None:
         address = (addresses.get(bridge.index) or [""])[0]
         ipv6_address = (ipv6_addresses.get(bridge.index) or [""])[0]
@@ -248,7 +249,8 @@ def _sandbox(seen: Observation, sandbox_id: str) -> None:
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         found = read_links(netlink)
         told = _Told.read(netlink)
-    if not found["lo"].is_up:
+    is_half_made = not any(link.group == SANDBOX_LINK_GROUP for link in found.values())  # else the container set it down
+    if is_half_made and not found["lo"].is_up:
         seen.strays.add(Stray(kind="file", name=naming.SANDBOX_PREFIX + sandbox_id))
         return
     networks = _networks_by_interface(seen, sandbox_id)
@@ -268,6 +270,7 @@ class _Told:
     addresses: Mapping[int, list[str]]
     ipv6_addresses: Mapping[int, list[str]]
     routes: list[RouteSeen]
+    has_no_ipv6: bool = False
 
     @classmethod
     def read(cls, netlink: NetlinkSocket) -> "_Told":
@@ -275,23 +278,37 @@ class _Told:
             read_addresses(netlink),
             read_addresses(netlink, socket.AF_INET6),
             _routes(netlink, socket.AF_INET) + _routes(netlink, socket.AF_INET6),
+            is_disabled(),
         )
 
     def link(self, link: LinkSeen, network_id: str) -> Link:
-        address = (self.addresses.get(link.index) or [""])[0]
-        routes = [route for route in self.routes if route.index == link.index]
-        gateways = {route.to: route.gateway for route in routes}
-        on_link = sorted(route.to for route in routes if route.protocol == LINK_ROUTE_PROTOCOL)
+        address = _own_address(self.addresses.get(link.index, []), link.mac)
+        ours = [route for route in self.routes if route.index == link.index and route.protocol == LINK_ROUTE_PROTOCOL]
+        on_link = sorted(route.to for route in ours if route.to not in _DEFAULTS)
+        twin = _twin_among(self.ipv6_addresses.get(link.index, []), address)
         return Link(
             network_id=network_id,
             address=address,
-            gateway=gateways.get("0.0.0.0/0", ""),
+            gateway=self._gateway("0.0.0.0/0", link.index),
             mtu_bytes=link.mtu_bytes,
             mac=naming.mac_text(link.mac, naming.address_of(address)),
-            ipv6_address=_twin_among(self.ipv6_addresses.get(link.index, []), address),
-            ipv6_gateway=gateways.get("::/0", ""),
+            ipv6_address=CONTAINERS_OWN if self.has_no_ipv6 and not twin else twin,
+            ipv6_gateway=CONTAINERS_OWN if self.has_no_ipv6 else self._gateway("::/0", link.index),
             routes=tuple(on_link),
         )
+
+    def _gateway(self, default: str, index: int) -> str:
+        routes = [route for route in self.routes if route.to == default]
+        ours = [route for route in routes if route.protocol == LINK_ROUTE_PROTOCOL]
+        if routes and not ours:
+            return CONTAINERS_OWN
+        return next((route.gateway for route in ours if route.index == index), "")
+
+
+def _own_address(addresses: Sequence[str], mac: bytes) -> str:
+    """Return the address that the hardware address is made of, else the first: a container may have given itself others."""
+    made = (address for address in addresses if naming.mac_of(naming.address_of(address)) == mac)
+    return next(made, next(iter(addresses), ""))
 
 
 def _twin_among(ipv6_addresses: Sequence[str], address: str) -> str:

@@ -4,10 +4,11 @@
     map zones { type ether_addr : mark; elements = { 02:42:0a:00:00:02 : 0x0002 } }
     chain zones { type filter hook prerouting priority -300; iifname "eth0" ct original zone set ether saddr map @zones }
     chain marks { type filter hook prerouting priority -150; iifname "eth0" ct mark set ether saddr map @gateways }
-    chain datagrams { type nat hook prerouting priority -100; iifname "eth0" meta l4proto udp ct mark != 0 dnat to 172.19.0.5 }
+    chain datagrams { type nat hook prerouting priority -100; iifname "eth0" meta l4proto udp ct mark != 0 dnat to 172.19.0.5
+                                                                                                          (and sctp) }
     chain answers { type route hook output priority -150; ct direction reply ct mark != 0 meta mark set ct mark }
     chain input { type nat hook input priority 100 }                                                (empty)
-    chain v1_eth0_172.19.0.5                                                                        (empty: says the settings)
+    chain v2_eth0_172.19.0.5                                                                        (empty: says the settings)
 
     ip rule: 999 fwmark 0 lookup main; 1000 fwmark 0x0a000002 lookup 167772162
     table 167772162: default via 10.0.0.2 dev eth0 onlink
@@ -15,7 +16,7 @@
 A mark, and its table's number, is the gateway's IPv4 address. **Zones**: one client may use the same source port towards two nodes,
 and both connections reach this task looking alike. Each gateway is a zone of its own for what comes in, so they are two connections
 to the kernel, and it gives one of them another source port (in `input`, only then). **Datagrams**: a program that listens on all
-addresses answers from the address that its default route gives, so it gets datagrams on that one.
+addresses answers from the address that its default route gives, so it gets datagrams on that one. So do associations of SCTP.
 """
 
 import contextlib
@@ -35,9 +36,9 @@ from pyswarm_netplugin.mesh.records import ReturnRoutes
 from pyswarm_netplugin.operations import ChangeReturns
 
 TABLE, GATEWAYS, ZONES = "pyswarm_returns", "gateways", "zones"
-_VERSION = "v1"
+_VERSION = "v2"
 _RAW, _MANGLE, _DESTINATION_NAT, _SOURCE_NAT = -300, -150, -100, 100
-_UDP = 17
+_UDP, _SCTP = 17, 132
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EINVAL)
 _SYSCTL = Path("/proc/sys/net/ipv4/conf")
 
@@ -90,7 +91,7 @@ def read_returns(netlink: NetlinkSocket, indices: Mapping[str, int]) -> ReturnRo
 
 def _base(interface: str, datagram_address: str) -> list[bytes]:
     into, by_sender = nft.interface_is(interface), (flow.ETHER_ADDRESS, 6)
-    redirected = [nft.protocol_is(_UDP), flow.load_connection_mark(), nft.send_to(datagram_address)] if datagram_address else []
+    redirected = nft.send_to(datagram_address) if datagram_address else b""
     return nft.batch(
         [
             nft.table_add(TABLE),
@@ -104,7 +105,11 @@ def _base(interface: str, datagram_address: str) -> list[bytes]:
             nft.base_chain_add(TABLE, "marks", "filter", nft.PREROUTING, _MANGLE),
             nft.rule_add(TABLE, "marks", into, flow.lookup_sender(GATEWAYS), flow.set_connection_mark()),
             nft.base_chain_add(TABLE, "datagrams", "nat", nft.PREROUTING, _DESTINATION_NAT),
-            *([nft.rule_add(TABLE, "datagrams", into, *redirected)] if redirected else []),
+            *(
+                nft.rule_add(TABLE, "datagrams", into, nft.protocol_is(protocol), flow.load_connection_mark(), redirected)
+                for protocol in (_UDP, _SCTP)
+                if redirected
+            ),
             nft.base_chain_add(TABLE, "answers", "route", nft.OUTPUT, _MANGLE),
             nft.rule_add(TABLE, "answers", flow.is_reply(), flow.load_connection_mark(), flow.set_mark()),
             nft.base_chain_add(TABLE, "input", "nat", flow.INPUT, _SOURCE_NAT),

@@ -16,8 +16,10 @@ A chain's name says its content, so a change is: new chain, new verdict, old cha
 The host (table `pyswarm_TAG`): masquerade what sandboxes send out, let nothing new in, keep them apart.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from pyswarm_netplugin.kernel import flow_expressions as flow
 from pyswarm_netplugin.kernel import nftables as nft
@@ -38,6 +40,10 @@ VARIANTS = 8
 _REFUSING = {nft.IPV4: DNS_ADDRESS, nft.IPV6: "::1"}
 _REFUSING_PORT = 1
 """Where nothing listens, so that the kernel refuses."""
+_KEPT_BACKENDS = 32
+"""How many backends a balancer may have whose packed form is kept."""
+_set_ids = itertools.count(2)
+"""Of anonymous maps: what is kept may meet anything else in one transaction, which tells them apart by these."""
 
 
 def variant_of(sandbox_id: str) -> int:
@@ -93,24 +99,33 @@ def _services_base(family: int, *first_rules: bytes) -> list[bytes]:
 
 
 def _steps(balance: Balance, old: dict[str, str], variant: int) -> Iterator[list[bytes]]:
-    for number, (virtual_ip, chain, backends) in enumerate(balance.put, 2):
-        family = nft.family_of(virtual_ip)
-        step = [nft.chain_add(SANDBOX_TABLE, chain, family=family), *_balancer(chain, backends, number, family, variant)]
-        if virtual_ip in old:
-            step.append(nft.verdict_drop(SANDBOX_TABLE, SERVICES, virtual_ip))
-        step.append(nft.verdict_put(SANDBOX_TABLE, SERVICES, virtual_ip, chain))
-        if virtual_ip in old:
-            step += _chain_gone(old[virtual_ip], family)
-        yield step
+    for virtual_ip, chain, backends in balance.put:
+        first = 0 if chain.startswith(SOURCE_HASH_PREFIX) else len(backends) * variant // VARIANTS
+        in_order = (*backends[first:], *backends[:first])
+        put = _put if len(backends) <= _KEPT_BACKENDS else _put.__wrapped__
+        yield [put(virtual_ip, chain, in_order, old.get(virtual_ip, ""))]
     for virtual_ip in balance.drop:
         yield [nft.verdict_drop(SANDBOX_TABLE, SERVICES, virtual_ip), *_chain_gone(old[virtual_ip], nft.family_of(virtual_ip))]
+
+
+@lru_cache(maxsize=512)
+def _put(virtual_ip: str, chain: str, backends: tuple[str, ...], old_chain: str) -> bytes:
+    """Return what leads a virtual IP to a chain of these backends. Kept: each new sandbox needs those of all services."""
+    family = nft.family_of(virtual_ip)
+    step = [nft.chain_add(SANDBOX_TABLE, chain, family=family), *_balancer(chain, backends, family)]
+    if old_chain:
+        step.append(nft.verdict_drop(SANDBOX_TABLE, SERVICES, virtual_ip))
+    step.append(nft.verdict_put(SANDBOX_TABLE, SERVICES, virtual_ip, chain))
+    if old_chain:
+        step += _chain_gone(old_chain, family)
+    return b"".join(step)
 
 
 def _chain_gone(chain: str, family: int) -> list[bytes]:
     return [nft.chain_empty(SANDBOX_TABLE, chain, family=family), nft.chain_remove(SANDBOX_TABLE, chain, family=family)]
 
 
-def _balancer(chain: str, backends: tuple[str, ...], set_id: int, family: int, variant: int) -> list[bytes]:
+def _balancer(chain: str, backends: tuple[str, ...], family: int) -> list[bytes]:
     table = SANDBOX_TABLE
     if not backends:
         return [
@@ -120,11 +135,10 @@ def _balancer(chain: str, backends: tuple[str, ...], set_id: int, family: int, v
         ]
     if len(backends) == 1:
         return [nft.rule_add(table, chain, nft.send_to(backends[0]), family=family)]
+    set_id = next(_set_ids) & 0xFFFFFFFF
     is_by_source = chain.startswith(SOURCE_HASH_PREFIX)
-    first = 0 if is_by_source else len(backends) * variant // VARIANTS
     to_one = flow.send_to_one_of(set_id, len(backends), is_by_source=is_by_source, family=family)
-    in_order = (*backends[first:], *backends[:first])
-    return [*nft.address_list_add(table, set_id, in_order), nft.rule_add(table, chain, to_one, family=family)]
+    return [*nft.address_list_add(table, set_id, backends), nft.rule_add(table, chain, to_one, family=family)]
 
 
 def host_mark(subnet: str, bridge: str, closed_ports: tuple[int, ...] = (), *, joins: bool = False) -> str:

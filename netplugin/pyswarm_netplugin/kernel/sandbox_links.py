@@ -35,9 +35,10 @@ def connect(namespaces: Namespaces, tag: str, operation: Connect, *, joins: bool
         if link.ipv6_address:
             messages.append(links.address_add(index, link.ipv6_address))
         messages += [links.link_route_add(route, index) for route in link.routes]
-        messages += [links.default_route_add(gateway, index) for gateway in (link.gateway, link.ipv6_gateway) if gateway]
+        defaults = [links.default_route_add(gateway, index) for gateway in (link.gateway, link.ipv6_gateway) if gateway]
         with NetlinkSocket(NETLINK_ROUTE) as netlink:
             netlink.send(messages)
+            netlink.send(defaults, tolerated=(errno.EEXIST,))  # the container has one of its own
 
 
 def adjust(namespaces: Namespaces, tag: str, operation: AdjustLink) -> None:
@@ -49,7 +50,7 @@ def adjust(namespaces: Namespaces, tag: str, operation: AdjustLink) -> None:
     with namespaces.inside(naming.SANDBOX_PREFIX + sandbox_id), NetlinkSocket(NETLINK_ROUTE) as netlink:
         index = socket.if_nametoindex(operation.interface)
         netlink.send([links.link_mtu(operation.interface, link.mtu_bytes)])
-        if link.ipv6_address:
+        if link.ipv6_address and link.ipv6_address != before.ipv6_address:
             ipv6.enable(operation.interface)
         removals, additions = _changes(index, before, link)
         netlink.send(removals, tolerated=_GONE)
@@ -63,9 +64,9 @@ def _changes(index: int, before: Link, link: Link) -> tuple[list[bytes], list[by
         removals.append(links.default_route_remove(before.ipv6_gateway, index))
     if before.ipv6_address and before.ipv6_address != link.ipv6_address:
         removals.append(links.address_remove(index, before.ipv6_address))
-    if link.ipv6_address:
+    if link.ipv6_address and link.ipv6_address != before.ipv6_address:
         additions.append(links.address_add(index, link.ipv6_address))
-    if link.ipv6_gateway:
+    if link.ipv6_gateway and link.ipv6_gateway != before.ipv6_gateway:
         additions.append(links.default_route_add(link.ipv6_gateway, index))
     return removals, additions
 

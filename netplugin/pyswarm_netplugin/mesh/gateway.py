@@ -69,8 +69,8 @@ class MeshGateway:
             del records[MESH_SANDBOX_ID]
             self._memory.drop_sandbox(MESH_SANDBOX_ID)
         else:
-            records[MESH_SANDBOX_ID] = record
             self._memory.put_sandbox(record)
+            records[MESH_SANDBOX_ID] = record
         self._reservations.keep_only(port for other in records.values() for port in other.ports)
         return True
 
@@ -92,7 +92,7 @@ class MeshGateway:
                     await again()
 
     def _reserved(self, view: NetworkView, others: Collection[SandboxRecord]) -> tuple[PublishedPort, ...]:
-        taken = {(port.protocol, port.host_port) for record in others for port in record.ports}
+        taken = {(port.protocol, port.host_port) for record in others for port in record.ports if not port.is_ipv6}
         problems = {}
         ports = []
         for port in published_ports_of(view):

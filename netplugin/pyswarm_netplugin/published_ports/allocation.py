@@ -1,11 +1,12 @@
 """Chooses host ports for what sandboxes ask for; pure but for the reservation that it is given."""
 
 import errno
+import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 
 from pyswarm_common.errors import InvalidArgument, PyswarmError
 from pyswarm_netplugin.naming import digest
-from pyswarm_netplugin.published_ports.records import ANY_ADDRESS, PortRequest, PublishedPort
+from pyswarm_netplugin.published_ports.records import ANY_ADDRESS, ANY_IPV6_ADDRESS, PortRequest, PublishedPort
 
 FIRST_RANDOM_PORT, LAST_RANDOM_PORT = 32768, 60999
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -19,18 +20,39 @@ class PortUnavailable(PyswarmError):
 
 
 def allocate(
-    requests: Sequence[PortRequest], taken: Iterable[PublishedPort], reserve: Reserve, start: int = FIRST_RANDOM_PORT
+    requests: Sequence[PortRequest],
+    taken: Iterable[PublishedPort],
+    reserve: Reserve,
+    start: int = FIRST_RANDOM_PORT,
+    ipv6_problem: str = "this host has no IPv6",
 ) -> tuple[PublishedPort, ...]:
-    """Return a port for each request, reserved. `taken` are those of other sandboxes; random ports are looked for from `start` on.
+    """Return the ports of each request, reserved: one, or one of IPv4 and then one of IPv6 with the same number.
 
-    Raises PortUnavailable, in Docker's words, InvalidArgument. What was reserved before that stays so: the caller releases it.
+    `taken` are those of other sandboxes; random ports are looked for from `start` on; `ipv6_problem` says why nothing can be
+    published on IPv6 addresses, "" when it can. Raises PortUnavailable, in Docker's words, InvalidArgument. What was reserved
+    before that stays so: the caller releases it.
     """
     held = list(taken)
     chosen: list[PublishedPort] = []
     for request in requests:
-        port = _choose(request, [*held, *chosen], reserve, start)
-        chosen.append(port)
+        chosen += _choose(request, _addresses(request.host_address, ipv6_problem), [*held, *chosen], reserve, start)
     return tuple(chosen)
+
+
+def _addresses(asked: str, ipv6_problem: str) -> tuple[str, ...]:
+    if not asked:
+        return (ANY_ADDRESS,) if ipv6_problem else (ANY_ADDRESS, ANY_IPV6_ADDRESS)
+    if ":" not in asked:
+        return (asked,)
+    if ipv6_problem:
+        raise InvalidArgument(f"cannot publish on {asked}: {ipv6_problem}")
+    try:
+        address = ipaddress.IPv6Address(asked)
+    except ValueError as error:
+        raise InvalidArgument(f"cannot publish on {asked}: {error}") from error
+    if address.is_link_local or address.scope_id:
+        raise InvalidArgument(f"cannot publish on {asked}: what comes to a link-local address must not leave its link")
+    return (str(address),)
 
 
 def random_start(sandbox_id: str) -> int:
@@ -39,29 +61,31 @@ def random_start(sandbox_id: str) -> int:
     return FIRST_RANDOM_PORT + int(digest(sandbox_id), 16) % span
 
 
-def _choose(request: PortRequest, held: list[PublishedPort], reserve: Reserve, start: int) -> PublishedPort:
-    if ":" in request.host_address:
-        raise InvalidArgument(f"cannot publish on {request.host_address}: ports are published on IPv4 addresses only")
+def _choose(
+    request: PortRequest, addresses: Sequence[str], held: list[PublishedPort], reserve: Reserve, start: int
+) -> list[PublishedPort]:
     if request.protocol not in PROTOCOLS:
         raise InvalidArgument(f"invalid proto: {request.protocol}")
     complaint = ""
     for number in _candidates(request, start):
-        port = PublishedPort(
-            protocol=request.protocol,
-            container_port=request.container_port,
-            host_address=request.host_address or ANY_ADDRESS,
-            host_port=number,
-        )
-        if any(port.overlaps(other) for other in held):
-            complaint = f"Bind for {port.host_address}:{number} failed: port is already allocated"
-            continue
-        try:
-            reserve(port)
-        except OSError as error:
-            complaint = _words(port, error)
-            continue
-        return port
+        ports = [
+            PublishedPort(protocol=request.protocol, container_port=request.container_port, host_address=address, host_port=number)
+            for address in addresses
+        ]
+        complaint = next(filter(None, (_complaint(port, held, reserve) for port in ports)), "")
+        if not complaint:
+            return ports
     raise PortUnavailable(complaint)
+
+
+def _complaint(port: PublishedPort, held: list[PublishedPort], reserve: Reserve) -> str:
+    if any(port.overlaps(other) for other in held):
+        return f"Bind for {port.shown} failed: port is already allocated"
+    try:
+        reserve(port)
+    except OSError as error:
+        return _words(port, error)
+    return ""
 
 
 def _candidates(request: PortRequest, start: int) -> Iterable[int]:
@@ -77,4 +101,4 @@ def _words(port: PublishedPort, error: OSError) -> str:
         errno.EADDRNOTAVAIL: "bind: cannot assign requested address",
         errno.EACCES: "bind: permission denied",
     }.get(error.errno or 0, str(error))
-    return f"Error starting userland proxy: listen {port.protocol}4 {port.host_address}:{port.host_port}: {reason}"
+    return f"Error starting userland proxy: listen {port.protocol}{6 if port.is_ipv6 else 4} {port.shown}: {reason}"

@@ -13,15 +13,27 @@ _log = structlog.get_logger()
 
 
 def reserve_free(
-    reservations: Reservations, requests: Sequence[PortRequest], taken: Sequence[PublishedPort], sandbox_id: str
+    reservations: Reservations,
+    requests: Sequence[PortRequest],
+    taken: Sequence[PublishedPort],
+    sandbox_id: str,
+    *,
+    has_way_out: bool = True,
 ) -> tuple[PublishedPort, ...]:
-    """Return a reserved port for each request, beside those that others have. Raises PortUnavailable, InvalidArgument."""
+    """Return the reserved ports of all requests, beside those that others have. Raises PortUnavailable, InvalidArgument.
+
+    `has_way_out`: the sandbox has one of its own, which alone carries IPv6.
+    """
+    ipv6_problem = "" if reservations.publishes_ipv6 else "this host has no IPv6"
+    ipv6_problem = ipv6_problem if has_way_out else "only what is on the default bridge has ports on IPv6 addresses"
     reservations.keep_only(taken)  # what leaves may still hold its ports while its namespace is taken down
     try:
-        return allocate(requests, taken, reservations.reserve, random_start(sandbox_id))
+        ports = allocate(requests, taken, reservations.reserve, random_start(sandbox_id), ipv6_problem)
     except PyswarmError:
         reservations.keep_only(taken)
         raise
+    reservations.keep_only([*taken, *ports])  # of a number that is free for IPv4 alone, that is reserved
+    return ports
 
 
 def reserve_again(reservations: Reservations, ports: Iterable[PublishedPort]) -> None:

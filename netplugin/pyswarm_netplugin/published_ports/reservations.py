@@ -17,15 +17,19 @@ class Reservations:
 
     def __init__(self) -> None:
         self._sockets: dict[PublishedPort, socket.socket] = {}
+        self.publishes_ipv6 = False
+        """Whether ports of this host are to be published on its IPv6 addresses."""
 
     def reserve(self, port: PublishedPort) -> None:
         """Take the port; fine when we have it. Raises OSError when it is not free."""
         kind = _KINDS.get(port.protocol)
         if port in self._sockets or kind is None:  # kernels without SCTP publish none
             return
-        sock = socket.socket(socket.AF_INET, kind)
+        sock = socket.socket(socket.AF_INET6 if port.is_ipv6 else socket.AF_INET, kind)
         try:
-            sock.bind((port.host_address, port.host_port))
+            if port.is_ipv6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _take(sock, (port.host_address, port.host_port))
         except OSError:
             sock.close()
             raise
@@ -39,3 +43,15 @@ class Reservations:
         """Let go of all others."""
         for port in set(self._sockets) - set(ports):
             self._sockets.pop(port).close()
+
+
+def _take(sock: socket.socket, address: tuple[str, int]) -> None:
+    """Bind, so that nobody else can. Connections of a former server, which linger for a minute, do not count."""
+    if sock.type != socket.SOCK_STREAM:
+        sock.bind(address)
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(address)
+    sock.listen(0)  # others could take what was bound with reuse, unless it listens or did
+    sock.shutdown(socket.SHUT_RD)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

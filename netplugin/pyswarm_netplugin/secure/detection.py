@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from pyswarm_netplugin.secure.generic_netlink import family_id
 from pyswarm_netplugin.secure.records import Encryption
-from pyswarm_netplugin.secure.wireguard_messages import FAMILY
 
-PROGRAM = "wireguard-go"
+PROGRAM, FAMILY = "wireguard-go", "wireguard"
+"""The program, and the kernel's generic netlink family."""
 TUN_DEVICE = "/dev/net/tun"
 _MODPROBE_LIMIT_S = 10.0
 

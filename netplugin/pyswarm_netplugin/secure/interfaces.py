@@ -22,7 +22,7 @@ from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
 from pyswarm_netplugin.naming import SECURE_INTERFACE, SECURE_NAMESPACE
 from pyswarm_netplugin.secure import userspace_protocol, wireguard_messages
-from pyswarm_netplugin.secure.detection import PROGRAM
+from pyswarm_netplugin.secure.detection import FAMILY, PROGRAM
 from pyswarm_netplugin.secure.generic_netlink import NETLINK_GENERIC, family_id
 from pyswarm_netplugin.secure.links import link_move
 from pyswarm_netplugin.secure.memory import is_port_free
@@ -97,7 +97,7 @@ class KernelWireGuard:
         """Nothing is."""
 
     def _family(self) -> int:
-        number = family_id(wireguard_messages.FAMILY)
+        number = family_id(FAMILY)
         if number is None:
             raise Unavailable("the kernel's WireGuard is gone")
         return number

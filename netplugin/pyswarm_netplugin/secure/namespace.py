@@ -4,7 +4,9 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,11 +17,13 @@ from pyswarm_netplugin.kernel.namespaces import Namespaces
 from pyswarm_netplugin.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
 from pyswarm_netplugin.kernel.observe import LinkSeen, read_addresses, read_links, read_routes
 from pyswarm_netplugin.secure.detection import detect
-from pyswarm_netplugin.secure.interfaces import KernelWireGuard, UserspaceWireGuard, WireGuard
 from pyswarm_netplugin.secure.links import only_route_add, sends_in
 from pyswarm_netplugin.secure.operations import ChangeSecurePeers, MakeSecure, RemoveSecure, SecureOperation
 from pyswarm_netplugin.secure.records import Encryption, SecureKeys, SecureNetwork
 from pyswarm_netplugin.state import Overlay, State, Stray
+
+if TYPE_CHECKING:
+    from pyswarm_netplugin.secure.interfaces import WireGuard
 
 _GONE = (errno.ENODEV, errno.ENOENT)
 _NAME, _INTERFACE = naming.SECURE_NAMESPACE, naming.SECURE_INTERFACE
@@ -32,9 +36,19 @@ class SecureNamespace:
     def __init__(self, tag: str, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
         self._host_name = naming.secure_interface(tag, str(namespaces.directory))
-        self._kernel = KernelWireGuard(namespaces)
-        self._userspace = UserspaceWireGuard(namespaces, self._host_name)
         self._encryption: Encryption | None = None
+
+    @cached_property
+    def _kernel(self) -> "WireGuard":
+        from pyswarm_netplugin.secure.interfaces import KernelWireGuard  # not on the many nodes without encrypted networks
+
+        return KernelWireGuard(self._namespaces)
+
+    @cached_property
+    def _userspace(self) -> "WireGuard":
+        from pyswarm_netplugin.secure.interfaces import UserspaceWireGuard
+
+        return UserspaceWireGuard(self._namespaces, self._host_name)
 
     def encryption(self) -> Encryption:
         """Return what this machine can do; it is looked at once."""
@@ -101,10 +115,10 @@ class SecureNamespace:
             return SecureNetwork()
         return SecureNetwork(address=address, port=port, public_key=public_key, mtu_bytes=link.mtu_bytes, peers=peers)
 
-    def _behind(self, link: LinkSeen) -> WireGuard:
+    def _behind(self, link: LinkSeen) -> "WireGuard":
         return self._kernel if link.kind == "wireguard" else self._userspace
 
-    def _present(self) -> WireGuard:
+    def _present(self) -> "WireGuard":
         with self._namespaces.inside(_NAME), NetlinkSocket(NETLINK_ROUTE) as netlink:
             return self._behind(read_links(netlink)[_INTERFACE])
 

@@ -33,7 +33,6 @@ from pyswarm_netplugin.kernel.netlink import (
 from pyswarm_netplugin.secure.generic_netlink import HEADER_BYTES, header
 from pyswarm_netplugin.secure.records import NO_KEY, SecurePeer, preshared_mark
 
-FAMILY = "wireguard"
 GET_DEVICE, SET_DEVICE, VERSION = 0, 1, 1
 _IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _PEERS = 2, 3, 4, 6, 8
 _PEER_KEY, _PEER_PRESHARED, _PEER_FLAGS, _PEER_ENDPOINT, _PEER_ALLOWED = 1, 2, 3, 4, 9

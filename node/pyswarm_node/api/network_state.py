@@ -11,7 +11,6 @@ from pyswarm_agent.api.agent_services import agent_of
 from pyswarm_common.engine_api.responses import JSONResponse
 from pyswarm_common.errors import InvalidArgument, NotFound, PyswarmError
 from pyswarm_netplugin.audit.driver_audit import DriverAudit
-from pyswarm_netplugin.audit.path_check import check_here
 
 router = APIRouter()
 
@@ -26,12 +25,16 @@ async def show_state(request: Request) -> Response:
             reports.append(await driver.report(history.kept))
         except (PyswarmError, OSError) as error:
             reports.append({"Instance": driver.tag, "Error": str(error)})
+    if reports:  # what concerns the whole node stands with the first
+        reports[0]["Warnings"] = [*watch.kernel_problems, *reports[0].get("Warnings", ())]
     return JSONResponse({"Instances": reports})
 
 
 @router.get("/pyswarm/network/path")
 async def check_path(request: Request) -> Response:
     """Check the way from a sandbox of this node to an address on one of its networks; the steps, each with how it went."""
+    from pyswarm_netplugin.audit.path_check import check_here  # seldom asked
+
     asked = {name: request.query_params.get(name, "") for name in ("sandbox", "network", "address")}
     if not all(asked.values()):
         raise InvalidArgument("sandbox, network and address must be given")

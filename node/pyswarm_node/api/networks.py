@@ -154,7 +154,8 @@ class JoinedNetworks:
         return carried_networks(self._agent.local.connections.carried().values())
 
     def _local(self) -> list[dict[str, Any]]:
-        return local_networks(node_networks.members_of(self._agent), self._created_at_ns, self._agent.local.connections.networks)
+        connections = self._agent.local.connections
+        return local_networks(connections.networks, bridge_subnet=connections.bridge_subnet(), created_at_ns=self._created_at_ns)
 
 
 def _replayed(body: bytes) -> Receive:

@@ -189,7 +189,7 @@ def test_ports() -> None:
     assert made.container.port_requests == (
         PortRequest(container_port=80, host_address="127.0.0.1", first_host_port=8000, last_host_port=8010),
         PortRequest(container_port=80),
-        PortRequest(container_port=53, protocol="udp", first_host_port=53, last_host_port=53),
+        PortRequest(container_port=53, protocol="udp", host_address="0.0.0.0", first_host_port=53, last_host_port=53),
     )
     assert created(HostConfig={"PublishAllPorts": True}).container.port_requests == (PortRequest(container_port=80),)
     assert created(HostConfig={"NetworkMode": "host", "PortBindings": bindings}).container.port_requests == ()

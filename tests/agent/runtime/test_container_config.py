@@ -40,6 +40,7 @@ class Place(Record, frozen=True, kw_only=True):
     resolv_conf: str = "nameserver 127.0.0.11\n"
     hosts: str = "127.0.0.1\tlocalhost\n"
     ports: tuple[PublishedPort, ...] = ()
+    network_names: dict[str, str] = {}
 
 
 def build(

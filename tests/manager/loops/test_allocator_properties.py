@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop_world import node
@@ -338,6 +339,22 @@ async def live_through(story: list[Step]) -> None:
         else:
             raise AssertionError("the allocator does not come to rest")
         check_rest(managers.leader.view)
+
+
+IN_ONE_DECIDE = {
+    "ports that nobody asked for by number": [Step("service", 0, 4), Step("service", 0, 4), Step("service", 0, 9)],
+    "nodes' places and those of services": [Step("join", 3, 0), Step("service", 0, 4), Step("tasks", 0, 6), Step("tasks", 1, 6)],
+    "places on the ingress network after those of nodes": [
+        *(Step("service", 0, 4), Step("allocate", 1, 1), Step("join", 3, 0), Step("allocate", 1, 1), Step("forget", 0, 0)),
+        *(Step("service", 0, 4), Step("service", 0, 9)),
+    ],
+}
+"""What is given to several at once, each time in one decide."""
+
+
+@pytest.mark.parametrize("story", IN_ONE_DECIDE)
+def test_nothing_is_given_twice_within_one_decide(story: str) -> None:
+    asyncio.run(live_through([*IN_ONE_DECIDE[story], Step("allocate", 1, 0), *IN_ONE_DECIDE[story]]))
 
 
 @settings(max_examples=120, deadline=None)

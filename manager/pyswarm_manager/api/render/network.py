@@ -9,6 +9,7 @@ from pyswarm_common.engine_api.responses import rfc3339
 from pyswarm_common.ipv6 import ipv6_address_of
 from pyswarm_common.network_options import VNI_LIST
 from pyswarm_common.objects import Network, NetworkAttachment, Node, Service, Task
+from pyswarm_common.own_networks import DRIVERS, PREDEFINED_LABEL, id_in_swarm
 from pyswarm_common.specs import IPAMPool
 from pyswarm_common.task_states import TaskState
 from pyswarm_manager.allocator.ipam import address_text
@@ -55,6 +56,27 @@ def render_network_details(network: Network, view: View, *, is_verbose: bool, ow
     if is_verbose:
         rendered["Services"] = _render_services(network, members, view)
     return rendered
+
+
+def render_own_network(name: str, view: View) -> dict[str, Any]:
+    """Return one of the networks that each node has of its own as services know it: in the swarm's scope, and on no list."""
+    return {
+        "Name": name,
+        "Id": id_in_swarm(name),
+        "Created": rfc3339(view.cluster.created_at_ns),
+        "Scope": "swarm",
+        "Driver": DRIVERS[name],
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "", "Options": None, "Config": []},
+        "Internal": False,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": None,
+        "Options": None,
+        "Labels": {PREDEFINED_LABEL: "true"},
+    }
 
 
 def render_attached_network(network: Network, version_index: int) -> dict[str, Any]:
