@@ -317,7 +317,6 @@ REFUSALS = [
         'rpc error: code = InvalidArgument desc = ContainerSpec: "No Such" is not a valid repository/tag',
     ),
     ({"Networks": [{"Target": "nosuch"}]}, 404, "network nosuch not found"),
-    ({"Networks": [{"Target": "bridge"}]}, 403, "The network bridge cannot be used with services."),
     ({"Mode": {"Replicated": {"Replicas": -1}}}, 400, "Number of replicas must be non-negative"),
     ({"Labels": [1]}, 400, "invalid service spec: Expected `object | null`, got `array` - at `$.Labels`"),
     ({"TaskTemplate": "x"}, 400, "TaskTemplate must be an object"),

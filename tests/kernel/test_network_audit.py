@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from network_drifts import BRIDGE, DRIFTS, PORT_A, change, namespace
-from overlay_hosts import Machine, Server, ask, eventually, in_namespace, machines, request, run, view
+from overlay_hosts import TAG, Machine, Server, ask, eventually, in_namespace, machines, request, run, view
 
 from pyswarm_netplugin import naming
 from pyswarm_netplugin.audit.drift import Drift
@@ -43,7 +43,7 @@ async def drivers(pair: list[Machine]) -> AsyncIterator[list[NetworkDriver]]:
         await driver.teardown()
 
 
-@pytest.mark.parametrize(("where", "command", "words"), CASES)
+@pytest.mark.parametrize(("where", "command", "words"), CASES, ids=[f"{case[0]}: {case[1].replace(TAG, 'TAG')}" for case in CASES])
 async def test_what_was_changed_is_named_and_repaired(
     pair: list[Machine], drivers: list[NetworkDriver], where: str, command: str, words: str
 ) -> None:
