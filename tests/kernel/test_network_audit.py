@@ -16,7 +16,9 @@ from pyswarm_netplugin.published_ports.records import PortRequest
 pytestmark = pytest.mark.kernel
 
 CASES = [
-    pytest.param(where, command, words, id=f"{where}: {command}") for where in DRIFTS for command, words in DRIFTS[where].items()
+    pytest.param(where, command, words, id=f"{where}: {command.replace(TAG, 'TAG')}")  # alike in every process that collects
+    for where in DRIFTS
+    for command, words in DRIFTS[where].items()
 ]
 
 
@@ -43,7 +45,7 @@ async def drivers(pair: list[Machine]) -> AsyncIterator[list[NetworkDriver]]:
         await driver.teardown()
 
 
-@pytest.mark.parametrize(("where", "command", "words"), CASES, ids=[f"{case[0]}: {case[1].replace(TAG, 'TAG')}" for case in CASES])
+@pytest.mark.parametrize(("where", "command", "words"), CASES)
 async def test_what_was_changed_is_named_and_repaired(
     pair: list[Machine], drivers: list[NetworkDriver], where: str, command: str, words: str
 ) -> None:
