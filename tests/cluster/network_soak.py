@@ -240,9 +240,9 @@ class Soak:
         has_tasks = bool(self._cluster.tasks(name, running=True))
         for host in self._cluster.lab.hosts:
             fetch = ["busybox", "wget", "-q", "-O", "-", f"http://{host.address}:{port}/"]
-            answers = self._cluster.lab.switch.run(fetch, check=False).returncode == 0
-            if answers != has_tasks:
-                raise AssertionError(f"port {port} of {name} on {host.name}: answers {answers}, has tasks {has_tasks}")
+            fetched = self._cluster.lab.switch.run(fetch, check=False)
+            if (fetched.returncode == 0) != has_tasks:
+                raise AssertionError(f"port {port} of {name} on {host.name}: has tasks {has_tasks}, but {fetched}")
 
     def _has_converged(self, name: str) -> bool:
         mode = self._cluster.api(f"/services/{name}")["Spec"]["Mode"]

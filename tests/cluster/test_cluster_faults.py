@@ -8,6 +8,9 @@ import time
 import pytest
 from lab_cluster import Cluster, wait_until, wait_until_gone
 
+from pyswarm_netplugin.mesh.records import MESH_SANDBOX_ID
+from pyswarm_netplugin.naming import digest
+
 pytestmark = [pytest.mark.cluster, pytest.mark.kernel]
 
 
@@ -61,11 +64,14 @@ def stray(cluster: Cluster, name: str) -> set[str]:
     processes = set(re.findall(r"--cid (\w{64})", host.run(["ps", "-eo", "args"]).stdout))
     cgroups = set(re.findall(r"\b\w{64}\b", host.run(["find", "/sys/fs/cgroup", "-type", "d"], check=False).stdout))
     mounts = host.run(["cat", "/proc/mounts"]).stdout
-    sandboxes = set(re.findall(r"netns/s-(\w+)", mounts))
+    sandboxes = set(re.findall(r"netns/s-(\S+)", mounts)) - {MESH_SANDBOX_ID}
     links = host.run(["ip", "-o", "link"]).stdout
     strays = (processes | cgroups) - containers | sandboxes - {t["ID"] for t in tasks}
     if not tasks:
-        strays |= set(re.findall(r"\w+e[0-9a-f]{8}(?=@)", links)) | set(re.findall(r"netns/(o-\w+)", mounts))
+        mesh = {f"o-{n['Id']}" for n in cluster.api("/networks") if n["Ingress"]}
+        ports = set(re.findall(r"\w+e[0-9a-f]{8}(?=@)", links))
+        strays |= {port for port in ports if not port.endswith(digest(MESH_SANDBOX_ID))}
+        strays |= set(re.findall(r"netns/(o-\w+)", mounts)) - mesh
     return strays
 
 
