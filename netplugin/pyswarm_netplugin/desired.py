@@ -222,10 +222,13 @@ def balancers_of(view: NetworkView) -> tuple[Mapping[str, str], Mapping[str, tup
     return chains, backends
 
 
-def has_egress(attachments: Iterable[NetworkAttachment], views: Mapping[str, NetworkView]) -> bool:
-    """Whether a sandbox gets a way out: not when it has networks and all of them are internal."""
+def has_egress(attachments: Iterable[NetworkAttachment], views: Mapping[str, NetworkView], *, is_published: bool = False) -> bool:
+    """Whether a sandbox gets a way out: not when it has networks and all of them are internal.
+
+    One on overlays gets it for its published ports all the same, as they lead there.
+    """
     networks = [views[attachment.network_id] for attachment in attachments]
-    return not networks or not all(view.internal for view in networks)
+    return not networks or not all(view.internal for view in networks) or (is_published and any(view.vni for view in networks))
 
 
 def hosts_file(record: SandboxRecord, views: Mapping[str, NetworkView] | None = None) -> str:

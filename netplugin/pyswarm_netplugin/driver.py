@@ -252,7 +252,8 @@ class NetworkDriver:
                 raise NotFound(f"network {attachment.network_id} is not on this node: no view of it was applied")
         known = self._held.records.get(request.id)
         egress_address = known.egress_address if known is not None else ""
-        has_way_out = request.placement.has_way_out or has_egress(request.attachments, self._held.views)
+        views, is_published = self._held.views, bool(request.ports)
+        has_way_out = request.placement.has_way_out or has_egress(request.attachments, views, is_published=is_published)
         if request.is_closed or not has_way_out:
             egress_address = ""
         elif not egress_address:

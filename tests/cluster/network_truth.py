@@ -189,11 +189,17 @@ def _seen(cluster: Cluster, host: str, own: Mapping[str, Any], wanted: Facts) ->
         kind, _, id_ = name.partition("-")
         if kind == "o":
             present, known = _texts(cluster, host, name, "ip -json link show", "ip -json -6 neigh show dev vxlan0 nud permanent")
-            facts[f"links of {id_}"] = {link["ifname"] for link in json.loads(present or "[]")}
+            facts[f"links of {id_}"] = {_link_shown(link) for link in json.loads(present or "[]")}
             facts[f"IPv6 peers on {id_}"] = {n["dst"] for n in json.loads(known or "[]")}
         elif id_ != MESH_SANDBOX:
             facts |= _seen_sandbox(cluster, host, name, id_)
     return facts
+
+
+def _link_shown(link: dict[str, Any]) -> str:
+    """Return a link's name; one that is down (but for the loopback) as what nothing wants."""
+    name = str(link["ifname"])
+    return name if name == "lo" or "UP" in link["flags"] else f"{name}, which is down"
 
 
 def _seen_sandbox(cluster: Cluster, host: str, namespace: str, sandbox: str) -> Facts:

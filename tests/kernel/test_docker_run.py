@@ -115,4 +115,5 @@ async def test_events(box: LocalNode) -> None:
     await box.docker("run", "--rm", "--name", "web", IMAGE, "true")
     now_s = box.agent.clock.now_ns() // 1_000_000_000
     shown = await box.docker("events", "--since", str(now_s - 60), "--until", str(now_s + 1), "--format", "{{.Action}}")
-    assert [action for action in shown.split() if action != "attach"] == ["create", "start", "die", "destroy"]
+    actions = [action for action in shown.split() if action != "attach"]
+    assert actions == ["create", "connect", "start", "die", "disconnect", "destroy"]

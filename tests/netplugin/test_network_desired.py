@@ -1,5 +1,6 @@
 """From views and requests to the desired state, to names, files and addresses."""
 
+import msgspec
 import pytest
 
 from pyswarm_common.errors import FailedPrecondition, InvalidArgument
@@ -90,6 +91,12 @@ def test_an_unchanged_view_gives_the_same_objects() -> None:
 def test_only_sandboxes_with_nothing_but_internal_networks_have_no_way_out(networks: tuple[str, ...], expected: bool) -> None:
     views = {"open": view("open"), "inner": view("inner", internal=True)}
     assert has_egress(record(*networks).attachments, views) is expected
+
+
+def test_a_published_port_needs_the_way_out_even_from_internal_overlays() -> None:
+    views = {"inner": view("inner", internal=True), "own": msgspec.structs.replace(view("own", internal=True), vni=0)}
+    assert has_egress(record("inner").attachments, views, is_published=True)
+    assert not has_egress(record("own").attachments, views, is_published=True), "a node's own network publishes by itself"
 
 
 def test_hosts_names_the_container_on_each_network() -> None:

@@ -13,8 +13,8 @@ from pyswarm_common.errors import PyswarmError
 from pyswarm_netplugin.audit.drift import Drift, DriftHistory
 
 PERIOD_S = 5.0
-SHARE = 0.02
-"""Audits take at most this part of one processor: where they take long, the pause between them grows."""
+SHARE, LONGEST_PAUSE_S = 0.02, 10.0
+"""Audits take about this part of one processor: where they take long, the pause between them grows, but not beyond some seconds."""
 
 _log = structlog.get_logger()
 
@@ -90,7 +90,7 @@ class NetworkWatch:
             begun_s = time.perf_counter()
             await self.audit()
             took_s = time.perf_counter() - begun_s
-            pause_s = max(self._period_s, took_s / SHARE)
+            pause_s = max(self._period_s, min(took_s / SHARE, LONGEST_PAUSE_S))
 
     async def audit(self) -> None:
         """Audit all drivers once."""
