@@ -63,6 +63,20 @@ async def test_what_was_changed_is_named_and_repaired(
         assert ask(other.netns, one.address, 8000)[0] == "a"
 
 
+@pytest.mark.parametrize("device", ["vxlan0", "br0", PORT_A])
+async def test_what_is_set_down_right_after_a_change_of_ours_is_not_taken_for_it(
+    pair: list[Machine], drivers: list[NetworkDriver], device: str
+) -> None:
+    one, other = pair
+    places = {"ta": ("10.0.1.5", one), "tb": ("10.0.1.6", other), "tc": ("10.0.1.7", other)}
+    await drivers[0].apply_views({"net-a": view(places, backends=("10.0.1.6",), version=2)})
+    change(one.overlay("net-a"), f"ip link set {device} down")
+    assert await drivers[0].auditing.audit() != ()
+    assert await drivers[0].auditing.audit() == ()
+    with Server(other.sandbox("tb"), "b"):
+        assert ask(one.sandbox("ta"), "10.0.1.2") == ("b", "10.0.1.5")
+
+
 async def test_a_quiet_audit_changes_nothing_and_reads_no_state(pair: list[Machine], drivers: list[NetworkDriver]) -> None:
     before = run("nsenter", f"--net={pair[0].sandbox('ta')}", "ip", "-details", "link")
     for _ in range(15):

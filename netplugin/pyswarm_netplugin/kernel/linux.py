@@ -162,6 +162,7 @@ class LinuxKernel:
                         _write_sysctl(f"bridge/bridge-nf-call-ip{family}tables", "0")
                     mac = b"\x02\x70" + bytes.fromhex(naming.digest(operation.network_id))
                     _send([links.bridge_add(naming.OVERLAY_BRIDGE, 65535, mac)], tolerated=(errno.EEXIST,))
+                    _send([links.link_up(naming.OVERLAY_BRIDGE)])
             case op.RemoveOverlay():
                 if self._namespaces.is_live(name):
                     with self._namespaces.inside(name):

@@ -177,7 +177,7 @@ def _number(parts: dict[int, bytes], key: int) -> int:
 def _ports(found: dict[str, LinkSeen], bridge: LinkSeen | None) -> Ports:
     veths = [link for link in found.values() if link.kind == "veth"]
     return Ports(
-        {link.name: link.peer for link in veths if bridge is not None and link.master == bridge.index},
+        {link.name: link.peer for link in veths if bridge is not None and link.master == bridge.index and link.is_up},
         frozenset(link.name for link in veths),
     )
 
@@ -237,11 +237,12 @@ def _overlay(seen: Observation, network_id: str) -> None:
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         found = read_links(netlink)
         bridge, device = found.get(naming.OVERLAY_BRIDGE), found.get(naming.OVERLAY_TUNNEL)
-        tunnel = device.tunnel if device is not None and bridge is not None and device.master == bridge.index else None
+        is_whole = device is not None and device.is_up and bridge is not None and device.master == bridge.index
+        tunnel = device.tunnel if device is not None and is_whole else None
         if device is not None and tunnel is None:
             tunnel = Tunnel(vni=0, port=0, local_address="", mtu_bytes=0)
         peers = read_peers(netlink, device.index) if device is not None else {}
-    seen.overlays[network_id] = Overlay(has_bridge=bridge is not None, tunnel=tunnel, peers=peers)
+    seen.overlays[network_id] = Overlay(has_bridge=bridge is not None and bridge.is_up, tunnel=tunnel, peers=peers)
     seen.overlay_ports[network_id] = _ports(found, bridge)
 
 
