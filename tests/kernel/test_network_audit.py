@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 from network_drifts import BRIDGE, DRIFTS, PORT_A, change, namespace
 from overlay_hosts import TAG, Machine, Server, ask, eventually, in_namespace, machines, request, run, view
@@ -69,7 +70,8 @@ async def test_what_is_set_down_right_after_a_change_of_ours_is_not_taken_for_it
 ) -> None:
     one, other = pair
     places = {"ta": ("10.0.1.5", one), "tb": ("10.0.1.6", other), "tc": ("10.0.1.7", other)}
-    await drivers[0].apply_views({"net-a": view(places, backends=("10.0.1.6",), version=2)})
+    resized = msgspec.structs.replace(view(places, backends=("10.0.1.6",), version=2), mtu_bytes=1400)
+    await drivers[0].apply_views({"net-a": resized})
     change(one.overlay("net-a"), f"ip link set {device} down")
     assert await drivers[0].auditing.audit() != ()
     assert await drivers[0].auditing.audit() == ()
