@@ -118,7 +118,7 @@ def differences(cluster: Cluster, gone: Collection[str] = (), ports: Collection[
             i for i in state if i["Bridge"].startswith(i["Instance"]) and any(s["ID"] == MESH_SANDBOX for s in i["Sandboxes"])
         )
         wanted = {**_wanted(store, host, own), **_wanted_links(store, host, state, own)}
-        wanted["TCP ports held"] = {p for p in ports if p in {port for _, port, *_ in wanted["translations"]}}
+        wanted["TCP ports held"] = {port for protocol, port, *_ in wanted["translations"] if protocol == "tcp" and port in ports}
         seen = _seen(cluster, host, own, wanted)
         seen["TCP ports held"] = _held(cluster, host, ports)
         keys = sorted(wanted.keys() | seen.keys())
