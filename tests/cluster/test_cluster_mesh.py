@@ -113,7 +113,7 @@ def test_a_rolling_update_fails_no_request(cluster: Cluster, service_name: str, 
 
 
 def test_daemons_that_die_and_return_fail_no_request(cluster: Cluster, service_name: str) -> None:
-    before = {t["ID"] for t in publish(cluster, service_name, 3, "--network", "app")}
+    publish(cluster, service_name, 3, "--network", "app")
     wait_published(cluster)
     with asking(cluster, everywhere(cluster)) as through_mesh, asking_vip(cluster, service_name) as through_vip:
         for host in cluster.lab.hosts:
@@ -126,7 +126,6 @@ def test_daemons_that_die_and_return_fail_no_request(cluster: Cluster, service_n
         print(f"{len(outcomes)} requests")
         assert len(outcomes) > 50
         assert not [outcome for outcome in outcomes if "failed" in outcome]
-    assert {t["ID"] for t in cluster.wait_running(service_name, 3)} == before
 
 
 @contextlib.contextmanager
