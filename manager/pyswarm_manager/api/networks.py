@@ -13,7 +13,7 @@ from pyswarm_common.amounts import parse_duration_ns
 from pyswarm_common.engine_api.filters import Filters
 from pyswarm_common.engine_api.member_names import with_canonical_names
 from pyswarm_common.engine_api.responses import JSONResponse, parse_time_ns, query_flag, read_json_object
-from pyswarm_common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from pyswarm_common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from pyswarm_common.ids import new_id
 from pyswarm_common.objects import Network
 from pyswarm_common.own_networks import id_in_swarm, own_network_of
@@ -92,13 +92,6 @@ async def prune_networks(request: Request) -> Response:
             continue
         removed.append(network.name)
     return JSONResponse({"NetworksDeleted": removed or None})
-
-
-@router.post("/networks/{reference}/connect")
-@router.post("/networks/{reference}/disconnect")
-async def connect_network(request: Request, reference: str) -> Response:
-    """Attach or detach a container by hand: not offered yet."""
-    raise Unimplemented("connecting containers to networks by hand is not supported yet")
 
 
 def add_network(tx: Transaction, network: Network) -> None:
